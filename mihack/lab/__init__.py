@@ -1,0 +1,14 @@
+"""Building blocks for small interpretability experiments.
+
+This folder is copied whole into every generated repo, so it imports torch, TransformerLens and
+matplotlib and never mihack.  The TransformerLens calls themselves stand in the experiment, where
+they can be read and edited; what is here would only be in the way there.
+
+    knobs     read the knobs at the top of an experiment, override them from the command line
+    results   one folder per run: metrics against expectation, config, environment, figures
+    train     a short training loop for toy models
+    heads     scores that say what an attention head attends to
+    fourier   the Fourier basis of the integers mod p
+    plots     the field's pictures, legible in grey and to colour-blind readers
+    text      a small language-model corpus from text that ships with Python
+"""
