@@ -1,0 +1,1 @@
+"""The catalogue: schema, cards, check and build (authoring time), index and query (run time)."""
