@@ -1,0 +1,215 @@
+"""Every fault of a catalogue folder at once; a broken file never hides what the others have.
+
+    python -m mihack.catalog.check [DIR]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mihack.catalog import card as cards
+from mihack.catalog.card import CARD_BYTES, LIST_BYTES, Card
+from mihack.catalog.faults import Fault, validate
+from mihack.catalog.fields import SLUG, bad_characters
+from mihack.catalog.files import Entry, Found, catalog_files, read_bytes, read_yaml
+from mihack.catalog.references import WHERE, reference_faults, starter_faults
+from mihack.catalog.schema import Area, Concept, Problem, Resource, Work
+from mihack.catalog.starters import read_starters
+from mihack.shipped import catalog_dir, index_path, templates_dir
+
+MODELS: dict[str, Any] = {
+    "problems": Problem,
+    "areas": Area,
+    "concepts": Concept,
+    "resources": Resource,
+    "works": Work,
+}
+TITLE_LENGTH = 90
+
+
+@dataclass
+class Catalog:
+    """A folder's entries by kind and key, the starters that it may use, and its faults."""
+
+    folder: Path
+    entries: dict[str, dict[str, Entry]] = field(default_factory=lambda: {k: {} for k in MODELS})
+    starters: dict[str, Any] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def check_folder(folder: Path) -> Catalog:
+    """Check the shipped catalogue, or one that is laid over it."""
+    if folder.resolve() == catalog_dir().resolve():
+        return check_shipped()
+    return check_layer(folder)
+
+
+def check_shipped() -> Catalog:
+    """The shipped catalogue with its starters, and the style rules that hold for it alone."""
+    catalog = Catalog(catalog_dir())
+    catalog.starters, described, catalog.faults = read_starters(templates_dir())
+    _read(catalog)
+    _check(catalog, {}, described)
+    for entry in catalog.entries["problems"].values():
+        catalog.faults += _style_faults(entry)
+    catalog.faults.sort()
+    return catalog
+
+
+def check_layer(folder: Path, base: Mapping[str, Any] | None = None) -> Catalog:
+    """A user's folder, whose cards may name whatever ``base`` (the shipped index) has."""
+    if base is None:
+        import json
+
+        base = json.loads(index_path().read_text("utf-8"))
+    catalog = Catalog(folder, starters=base["starters"])
+    _read(catalog)
+    _check(catalog, base, [])
+    catalog.faults.sort()
+    return catalog
+
+
+def _read(catalog: Catalog) -> None:
+    for found in catalog_files(catalog.folder, catalog.faults):
+        is_list = found.kind in {"resources", "works"}
+        path = catalog.folder.joinpath(*found.parts)
+        limit = LIST_BYTES if is_list else CARD_BYTES
+        data = read_bytes(path, str(path), limit, catalog.faults)
+        if data is None:
+            continue
+        entries = _listed(found, data, path, catalog) if is_list else _card(found, data, path)
+        for entry in entries:
+            if entry.card is not None:
+                catalog.faults += entry.card.faults
+            if entry.key:
+                _place(catalog, entry)
+
+
+def _place(catalog: Catalog, entry: Entry) -> None:
+    # File systems and readers take NP001 and np001 for the same; so do we.
+    kind = catalog.entries[entry.kind]
+    twin = next((other for key, other in kind.items() if key.lower() == entry.key.lower()), None)
+    if twin is None:
+        kind[entry.key] = entry
+        return
+    line, first = entry.node.at(("id",)).line, f"{twin.file}:{twin.node.at(('id',)).line}"
+    message = f"{entry.key!r} is taken by {first}; every id is used once"
+    catalog.faults.append(Fault(entry.file, line, "id", message))
+    # Keep it under a key that nothing can name, so that its other faults are found too.
+    kind[f"{entry.key}\0{entry.file}"] = entry
+
+
+def _listed(found: Found, data: bytes, path: Path, catalog: Catalog) -> Iterator[Entry]:
+    node = read_yaml(data, str(path), catalog.faults)
+    for key, value in (node.members or {}).items() if node else ():
+        catalog.faults += _key_faults(key, str(path), value.line)
+        yield Entry(found.kind, key, str(path), value)
+
+
+def _card(found: Found, data: bytes, path: Path) -> Iterator[Entry]:
+    card = cards.parse(data, str(path))
+    stem = found.parts[-1].removesuffix(".md")
+    if card.front is None:
+        # An unreadable area or concept still exists: those that name it are not at fault.
+        node = cards.Node(1, members={})
+        yield Entry(found.kind, "" if found.kind == "problems" else stem, str(path), node, card=card)
+        return
+    key: Any = stem
+    if found.kind == "problems":
+        key = card.front.at(("id",)).value
+        card.faults += _place_faults(found, card, key, stem)
+        cards.require_headings(card, tuple(cards.PROBLEM_HEADINGS.values()))
+    else:
+        card.faults += _key_faults(stem, str(path), 1)
+        if found.kind == "areas":
+            cards.require_headings(card, cards.AREA_HEADINGS, extra_allowed=True)
+    usable = isinstance(key, str) and not bad_characters(key)
+    yield Entry(found.kind, key if usable else f"\0{path}", str(path), card.front, card=card)
+
+
+def _key_faults(key: str, file: str, line: int) -> Iterator[Fault]:
+    from mihack.catalog.fields import Slug
+
+    _, faults = validate(cards.Node(line, key, key), Slug, file)
+    for fault in faults:
+        yield Fault(file, line, "name", fault.message)
+
+
+def _place_faults(found: Found, card: Card, key: Any, stem: str) -> Iterator[Fault]:
+    """The file's own name says the same as its front matter, so that people find it."""
+    import re
+
+    area = card.front.at(("area",)) if card.front else None
+    if area is not None and isinstance(area.value, str) and area.value != found.parts[1]:
+        message = f"is {area.value!r}, but the card stands in problems/{found.parts[1]}/"
+        yield Fault(card.file, area.line, "area", message)
+    slug = stem[len(key) + 1 :] if isinstance(key, str) and stem.startswith(f"{key}-") else ""
+    if isinstance(key, str) and not re.fullmatch(SLUG, slug):
+        message = f"is not named {key}-<slug>.md, with a slug of small letters, digits and hyphens"
+        yield Fault(card.file, 1, "file", message)
+
+
+def _check(catalog: Catalog, base: Mapping[str, Any], described: list[Entry]) -> None:
+    names = {kind: set(catalog.entries[kind]) | set(base.get(kind, {})) for kind in WHERE}
+    names["problems"] = {name for name in names["problems"] if "\0" not in name}
+    for entry in [*_entries(catalog), *described]:
+        if entry.kind in MODELS and (entry.card is None or entry.card.front is not None):
+            prefix = (entry.key,) if entry.card is None else ()
+            entry.model, faults = validate(entry.node, MODELS[entry.kind], entry.file, prefix)
+            catalog.faults += faults
+        catalog.faults += reference_faults(entry, names)
+        if entry.kind == "problems":
+            catalog.faults += starter_faults(entry, catalog.starters)
+    catalog.faults += _ambiguous_terms(catalog)
+    # A schema fault and a reference fault at one place say the same thing; the first is enough.
+    catalog.faults = list(dict.fromkeys(catalog.faults))
+
+
+def _entries(catalog: Catalog) -> Iterator[Entry]:
+    for kind in catalog.entries.values():
+        yield from kind.values()
+
+
+def _ambiguous_terms(catalog: Catalog) -> Iterator[Fault]:
+    """A term or alias that would make ``mihack explain`` guess between two concepts."""
+    taken: dict[str, Entry] = {}
+    for entry in catalog.entries["concepts"].values():
+        if entry.model is None:
+            continue
+        spoken = [(("term",), entry.model.term)]
+        spoken += [(("aliases", n), alias) for n, alias in enumerate(entry.model.aliases)]
+        for loc, term in spoken:
+            owner = taken.setdefault(term.casefold(), entry)
+            if owner is not entry:
+                line = entry.node.at(loc).line
+                message = f"{term!r} already means {owner.key} ({owner.file}); keep it in one card"
+                yield Fault(entry.file, line, str(loc[0]), message)
+
+
+def _style_faults(entry: Entry) -> Iterator[Fault]:
+    node = entry.node.at(("title",))
+    title = node.value if isinstance(node.value, str) else ""
+    if len(title) > TITLE_LENGTH:
+        message = f"has {len(title)} characters; ours have at most {TITLE_LENGTH}"
+        yield Fault(entry.file, node.line, "title", message)
+    if title.endswith("."):
+        yield Fault(entry.file, node.line, "title", "ends with a full stop; leave it out")
+
+
+def main(arguments: list[str]) -> int:
+    """Print every fault of a folder (default: the shipped catalogue); 1 if there is one."""
+    folder = Path(arguments[0]) if arguments else catalog_dir()
+    catalog = check_folder(folder)
+    for fault in catalog.faults:
+        print(os.path.relpath(fault.file) + str(fault)[len(fault.file) :])
+    print(f"{len(catalog.faults)} faults, {len(catalog.entries['problems'])} problems", file=sys.stderr)
+    return 1 if catalog.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

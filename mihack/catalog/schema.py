@@ -1,0 +1,307 @@
+"""What a catalogue may say: one pydantic model per kind of card, strict, unknown fields refused.
+
+Only authoring commands import this module.  ``docs/authoring.md`` describes the same fields in
+prose, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from mihack.catalog.fields import (
+    Arxiv,
+    Basis,
+    Coding,
+    Compute,
+    Day,
+    Difficulty,
+    Distinct,
+    Doi,
+    Hours,
+    KnobName,
+    Letter,
+    Markdown,
+    MetricName,
+    OneLine,
+    Paragraph,
+    ProblemId,
+    Scalar,
+    Slug,
+    Status,
+    Url,
+    Year,
+)
+
+ANSWERED = ("partly answered", "largely answered")
+
+
+class Strict(BaseModel):
+    """No coercion, no unknown field: a typing slip must not pass for an answer."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Link(Strict):
+    """A page, and the words to show for it."""
+
+    label: OneLine = Field(description="The words to show for the link.")
+    url: Url = Field(description="A full http:// or https:// address.")
+
+
+class Source(Link):
+    """Where a problem was posed or a rating comes from."""
+
+
+class WorkRef(Strict):
+    """A work that bears on a problem, and how."""
+
+    work: Slug = Field(description="A key of works.yaml.")
+    bearing: Paragraph = Field(
+        description="One sentence: what this work settles or adds for the problem."
+    )
+
+
+class StarterRef(Strict):
+    """Which starter a problem uses, and its parameters."""
+
+    name: Slug = Field(description="A folder of templates/starters.")
+    parameters: dict[KnobName, Scalar] = Field(
+        description="The starter's selector (task or study) and any of that experiment's knobs."
+    )
+
+
+class Problem(Strict):
+    """The front matter of problems/<area>/<id>-<slug>.md."""
+
+    id: ProblemId = Field(
+        description='What people cite, in quotes: "3.1"; new problems have a series prefix, "NP001".'
+    )
+    post_id: ProblemId | None = Field(
+        default=None, description="The number in the original post; null or absent if there is none."
+    )
+    title: OneLine = Field(
+        description="Our own title, one line; in the shipped catalogue at most 90 characters, "
+        "no full stop."
+    )
+    area: Slug = Field(description="A file of areas/, without .md.")
+    subarea: OneLine = Field(description="The heading under which the source lists the problem.")
+    difficulty: Difficulty = Field(
+        description="A letter, A (easiest) to D, or a range such as B-C."
+    )
+    difficulty_basis: Basis = Field(
+        description="Who rated it: posted (the post), community (the community list), recalled "
+        "(from memory of the post), estimated (us)."
+    )
+    difficulty_reason: Paragraph | None = Field(
+        default=None,
+        validate_default=True,
+        description="Why we rated it so; required with difficulty_basis estimated, else absent.",
+    )
+    community_letter: Letter | None = Field(
+        default=None, description="The community list's letter; absent if unknown."
+    )
+    starred: bool = Field(default=False, description="Whether the post starred the problem.")
+    status: Status = Field(
+        description="How far it is answered; open only if somebody searched and found nothing."
+    )
+    reviewed: Day = Field(description="The day when status and works were last reviewed.")
+    works: Annotated[list[WorkRef], Field(max_length=30)] = Field(
+        description="The works that bear on it; may be empty only for open and unknown."
+    )
+    remains: Paragraph = Field(description="One sentence: what is left for a team.")
+    hours: Hours = Field(
+        description="Our estimate of the hours to a first own result: [low, high]."
+    )
+    compute: Compute = Field(description="The least machine on which it can be done.")
+    coding: Coding = Field(description="How much code a team writes beyond the starter.")
+    concepts: Annotated[list[Slug], Distinct] = Field(
+        description="What to understand first: files of concepts/, without .md."
+    )
+    models: Annotated[list[OneLine], Distinct] = Field(description="The models to study, in words.")
+    resources: Annotated[list[Slug], Distinct] = Field(
+        default=[], description="Keys of resources.yaml worth opening for it."
+    )
+    related: Annotated[list[ProblemId], Distinct] = Field(
+        default=[], description="The ids of neighbouring problems, in quotes."
+    )
+    tags: Annotated[list[Slug], Distinct] = Field(default=[], description="Words to filter by.")
+    starter: StarterRef = Field(description="What `mihack new` starts the repo from.")
+    sources: Annotated[list[Source], Field(min_length=1)] = Field(
+        description="Where the problem was posed; at least one."
+    )
+
+    @field_validator("difficulty_reason")
+    @classmethod
+    def _reason_iff_estimated(cls, reason: str | None, info: ValidationInfo) -> str | None:
+        basis = info.data.get("difficulty_basis")
+        if basis == "estimated" and reason is None:
+            raise ValueError("is missing: an estimated difficulty needs its reason")
+        if basis is not None and basis != "estimated" and reason is not None:
+            raise ValueError(f"belongs to difficulty_basis estimated only, and this is {basis}")
+        return reason
+
+    @field_validator("works")
+    @classmethod
+    def _works_support_status(cls, works: list[WorkRef], info: ValidationInfo) -> list[WorkRef]:
+        status = info.data.get("status")
+        if status in ANSWERED and not works:
+            raise ValueError(f"is empty, but status is {status!r}: name the works that answer it")
+        keys = [ref.work for ref in works]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"names {key!r} twice; put both bearings into one entry")
+        return works
+
+
+class Area(Strict):
+    """The front matter of areas/<slug>.md."""
+
+    title: OneLine = Field(description="The area's name.")
+    summary: Paragraph = Field(description="What the area is, in a sentence or two.")
+    order: Annotated[int, Field(ge=0, le=999)] = Field(description="Its place in lists.")
+    coding: Coding = Field(description="How much code its problems usually ask for.")
+    post: Url | None = Field(default=None, description="The post that opened the area.")
+
+
+class Concept(Strict):
+    """The front matter of concepts/<slug>.md; its body is optional and read after the summary."""
+
+    term: OneLine = Field(description="The term as people write it.")
+    aliases: Annotated[list[OneLine], Distinct] = Field(
+        default=[], description="Other words for the same thing; `mihack explain` finds them too."
+    )
+    summary: Paragraph = Field(description="The definition, in about two sentences.")
+    formula: Paragraph | None = Field(
+        default=None, description="A formula, a shape, or both, as plain text."
+    )
+    transformer_lens: Paragraph | None = Field(
+        default=None, description="The TransformerLens call or the activation's name."
+    )
+    see_also: Annotated[list[Slug], Distinct] = Field(
+        default=[], description="Neighbouring concepts: files of concepts/, without .md."
+    )
+    links: list[Link] = Field(default=[], description="Where to read more.")
+
+
+class Resource(Strict):
+    """An entry of resources.yaml."""
+
+    title: OneLine = Field(description="Its title.")
+    kind: Literal["demo", "tutorial", "paper", "video", "tool", "reference", "puzzle"] = Field(
+        description="What it is."
+    )
+    by: OneLine = Field(description="Who made it.")
+    year: Year | None = Field(default=None, description="The year; null if unknown.")
+    url: Url = Field(description="A full http:// or https:// address.")
+    what_for: Paragraph = Field(description="One sentence: what a team gets from it.")
+    minutes: Annotated[int, Field(gt=0, le=10000)] | None = Field(
+        default=None, description="Our estimate of the minutes that a first useful pass takes; null if unknown."
+    )
+    works_on_tl4: Literal["yes", "no", "unknown", "not code"] = Field(
+        description="Whether its code runs on TransformerLens 4; not code for prose and videos."
+    )
+    note: Paragraph | None = Field(default=None, description="What to watch out for.")
+
+
+class Work(Strict):
+    """An entry of works.yaml: a paper or post that bears on some problem."""
+
+    authors: OneLine = Field(description="Authors as one would cite them: Nanda et al.")
+    year: Year = Field(description="The year of publication.")
+    title: OneLine = Field(description="Its title.")
+    arxiv: Arxiv | None = Field(default=None, description='The arXiv number, in quotes.')
+    doi: Doi | None = Field(default=None, description="The DOI.")
+    url: Url | None = Field(default=None, description="Its page, where there is no arXiv or DOI.")
+    confirmed: bool = Field(
+        description="Whether somebody opened its page and saw this title and these authors."
+    )
+    note: Paragraph | None = Field(default=None, description="How it was confirmed, or what is odd.")
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Work:
+        if not (self.arxiv or self.doi or self.url):
+            raise ValueError("has none of arxiv, doi and url; give one, so that a reader finds it")
+        return self
+
+
+class Knob(Strict):
+    """A setting of an experiment that a card or --set may change."""
+
+    help: Paragraph = Field(description="What it does, with its unit.")
+    choices: Annotated[list[Scalar], Field(min_length=1), Distinct] | None = Field(
+        default=None, description="The values that it may take."
+    )
+    min: int | float | None = Field(default=None, description="The smallest value.")
+    max: int | float | None = Field(default=None, description="The largest value.")
+
+
+class ExpectedRow(Strict):
+    """One measured number and what it should be."""
+
+    metric: MetricName = Field(description="The metric's name in metrics.json.")
+    label: OneLine = Field(description="Its name for readers.")
+    at_least: int | float | None = Field(default=None, description="The least value that passes.")
+    at_most: int | float | None = Field(default=None, description="The most that passes.")
+    between: Annotated[list[int | float], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="[low, high]: the range that passes."
+    )
+    unit: OneLine | None = Field(default=None, description="The unit.")
+    why: Paragraph | None = Field(default=None, description="Why this number is expected.")
+    source: Paragraph | None = Field(default=None, description="Who measured or predicted it.")
+    when: dict[KnobName, Scalar] = Field(
+        default={}, description="The knob values under which the row applies."
+    )
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> ExpectedRow:
+        bounds: list[Any] = [self.at_least, self.at_most, self.between]
+        if sum(bound is not None for bound in bounds) != 1:
+            raise ValueError("needs exactly one of at_least, at_most and between")
+        if self.between and self.between[0] > self.between[1]:
+            raise ValueError("between is [low, high]: the smaller number comes first")
+        return self
+
+
+class Experiment(Strict):
+    """templates/starters/<starter>/experiments/<name>.yaml, beside <name>.py."""
+
+    title: OneLine = Field(description="The experiment's name for readers.")
+    summary: Paragraph = Field(description="One sentence: what it does.")
+    knobs: dict[KnobName, Knob] = Field(
+        default={}, description="The script's settings that a card or --set may change."
+    )
+    seconds: Annotated[int | float, Field(gt=0, le=3600)] = Field(
+        description="Measured time of the whole script on 2 laptop cores."
+    )
+    lab: Annotated[list[KnobName], Distinct] = Field(
+        default=[], description="The modules of mihack/lab that the script imports."
+    )
+    expected: Annotated[list[ExpectedRow], Field(min_length=1)] = Field(
+        description="What the script should measure."
+    )
+    look_at: Markdown = Field(description="What the figure shows, in Markdown.")
+    next: Annotated[list[Paragraph], Field(min_length=1)] = Field(
+        description="What to try next."
+    )
+    references: Annotated[list[Slug], Distinct] = Field(
+        default=[], description="Keys of works.yaml."
+    )
+
+
+class Starter(Strict):
+    """templates/starters/<name>/starter.yaml."""
+
+    name: Slug = Field(description="The folder's name.")
+    summary: Paragraph = Field(description="One line: what the starter does.")
+    areas: Annotated[list[Slug], Distinct] = Field(description="The areas that it serves.")
+    selector: KnobName = Field(description="The parameter that chooses the experiment.")
+    needs: list[OneLine] = Field(description="The packages that it imports.")
