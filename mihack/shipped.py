@@ -1,4 +1,4 @@
-"""Where the files that come with mihack are: beside the package in a checkout, inside it in a wheel."""
+"""Where mihack's own files are: beside the package in a checkout, inside it in a wheel."""
 
 from __future__ import annotations
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from mihack.catalog import body, yamllines
+from mihack.catalog import yamllines
+from mihack.catalog.body import Section, heading_faults
+from mihack.catalog.body import parse as parse_body
 from mihack.catalog.faults import Fault
 from mihack.catalog.fields import bad_characters
 from mihack.catalog.yamllines import Node
@@ -36,7 +38,7 @@ class Card:
     front: Node | None = None
     body: str = ""
     body_line: int = 1
-    sections: list[body.Section] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
     def add(self, line: int, name: str, message: str) -> None:
@@ -91,7 +93,7 @@ def _split(card: Card, text: str) -> None:
         card.front = front
     elif not found:
         card.add(2, "front matter", "is not a list of fields; write one `name: value` per line")
-    card.sections, in_body = body.parse(card.body, card.body_line)
+    card.sections, in_body = parse_body(card.body, card.body_line)
     for line, name, message in in_body:
         card.add(line, name, message)
 
@@ -99,7 +101,7 @@ def _split(card: Card, text: str) -> None:
 def require_headings(card: Card, wanted: tuple[str, ...], extra_allowed: bool = False) -> None:
     """Note missing, repeated, misplaced and unknown headings.  Without a body there are none."""
     if card.body_line > 1:
-        found = body.heading_faults(card.sections, wanted, extra_allowed, card.body_line)
+        found = heading_faults(card.sections, wanted, extra_allowed, card.body_line)
         for line, name, message in found:
             card.add(line, name, message)
 

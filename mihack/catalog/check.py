@@ -1,25 +1,27 @@
 """Every fault of a catalogue folder at once; a broken file never hides what the others have.
 
-    python -m mihack.catalog.check [DIR]
+Run it as ``python -m mihack.catalog.check [DIR]``.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mihack.catalog import card as cards
 from mihack.catalog.card import CARD_BYTES, LIST_BYTES, Card
 from mihack.catalog.faults import Fault, validate
-from mihack.catalog.fields import SLUG, bad_characters
+from mihack.catalog.fields import SLUG, Slug, bad_characters
 from mihack.catalog.files import Entry, Found, catalog_files, read_bytes, read_yaml
 from mihack.catalog.references import WHERE, reference_faults, starter_faults
 from mihack.catalog.schema import Area, Concept, Problem, Resource, Work
 from mihack.catalog.starters import read_starters
+from mihack.catalog.yamllines import Node
 from mihack.shipped import catalog_dir, index_path, templates_dir
 
 MODELS: dict[str, Any] = {
@@ -113,13 +115,15 @@ def _listed(found: Found, data: bytes, path: Path, catalog: Catalog) -> Iterator
 
 def _card(found: Found, data: bytes, path: Path) -> Iterator[Entry]:
     card = cards.parse(data, str(path))
+    key: Any
     stem = found.parts[-1].removesuffix(".md")
     if card.front is None:
         # An unreadable area or concept still exists: those that name it are not at fault.
-        node = cards.Node(1, members={})
-        yield Entry(found.kind, "" if found.kind == "problems" else stem, str(path), node, card=card)
+        node = Node(1, members={})
+        key = "" if found.kind == "problems" else stem
+        yield Entry(found.kind, key, str(path), node, card=card)
         return
-    key: Any = stem
+    key = stem
     if found.kind == "problems":
         key = card.front.at(("id",)).value
         card.faults += _place_faults(found, card, key, stem)
@@ -133,17 +137,13 @@ def _card(found: Found, data: bytes, path: Path) -> Iterator[Entry]:
 
 
 def _key_faults(key: str, file: str, line: int) -> Iterator[Fault]:
-    from mihack.catalog.fields import Slug
-
-    _, faults = validate(cards.Node(line, key, key), Slug, file)
+    _, faults = validate(Node(line, key, key), Slug, file)
     for fault in faults:
         yield Fault(file, line, "name", fault.message)
 
 
 def _place_faults(found: Found, card: Card, key: Any, stem: str) -> Iterator[Fault]:
     """The file's own name says the same as its front matter, so that people find it."""
-    import re
-
     area = card.front.at(("area",)) if card.front else None
     if area is not None and isinstance(area.value, str) and area.value != found.parts[1]:
         message = f"is {area.value!r}, but the card stands in problems/{found.parts[1]}/"
@@ -181,7 +181,7 @@ def _ambiguous_terms(catalog: Catalog) -> Iterator[Fault]:
     for entry in catalog.entries["concepts"].values():
         if entry.model is None:
             continue
-        spoken = [(("term",), entry.model.term)]
+        spoken: list[tuple[tuple[str | int, ...], str]] = [(("term",), entry.model.term)]
         spoken += [(("aliases", n), alias) for n, alias in enumerate(entry.model.aliases)]
         for loc, term in spoken:
             owner = taken.setdefault(term.casefold(), entry)
@@ -201,14 +201,30 @@ def _style_faults(entry: Entry) -> Iterator[Fault]:
         yield Fault(entry.file, node.line, "title", "ends with a full stop; leave it out")
 
 
+def nearby(file: str) -> str:
+    """``file`` relative to the current folder where that is shorter to read."""
+    try:
+        relative = os.path.relpath(file)
+    except ValueError:  # another drive on Windows
+        return file
+    return file if relative.startswith("..") else relative
+
+
 def main(arguments: list[str]) -> int:
     """Print every fault of a folder (default: the shipped catalogue); 1 if there is one."""
     folder = Path(arguments[0]) if arguments else catalog_dir()
     catalog = check_folder(folder)
     for fault in catalog.faults:
-        print(os.path.relpath(fault.file) + str(fault)[len(fault.file) :])
-    print(f"{len(catalog.faults)} faults, {len(catalog.entries['problems'])} problems", file=sys.stderr)
+        print(replace(fault, file=nearby(fault.file)))
+    print(summary(catalog), file=sys.stderr)
     return 1 if catalog.faults else 0
+
+
+def summary(catalog: Catalog) -> str:
+    """One line for the end: how much was read, and how many faults it has."""
+    counts = ", ".join(f"{len(entries)} {kind}" for kind, entries in catalog.entries.items())
+    faults = len(catalog.faults)
+    return f"{counts}: {faults or 'no'} fault{'' if faults == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 ARXIV = r"(?:[0-9]{4}\.[0-9]{4,5}|[a-z-]+(?:\.[A-Z]{2})?/[0-9]{7})"
 DOI = r"10\.[0-9]{4,9}/[^\s<>\"]+"
 # Windows opens a device, not a file, for these names, whatever their extension.
-RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
+RESERVED = {"con", "prn", "aux", "nul"} | {
+    f"{port}{n}" for port in ("com", "lpt") for n in range(10)
+}
 
 
 def bad_characters(text: str, allowed: str = "") -> list[str]:
@@ -58,7 +60,9 @@ def _not_reserved(text: str) -> None:
 
 def _slug(text: str) -> str:
     if not re.fullmatch(SLUG, text):
-        raise ValueError(f"{text!r} is not a slug: small letters and digits joined by single hyphens")
+        raise ValueError(
+            f"{text!r} is not a slug: small letters and digits joined by single hyphens"
+        )
     _not_reserved(text)
     return text
 
@@ -149,9 +153,7 @@ Markdown = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=6000),
     AfterValidator(_paragraphs),
 ]
-Slug = Annotated[
-    str, StringConstraints(max_length=64), AfterValidator(_slug), _pattern(SLUG)
-]
+Slug = Annotated[str, StringConstraints(max_length=64), AfterValidator(_slug), _pattern(SLUG)]
 ProblemId = Annotated[
     str, StringConstraints(max_length=32), AfterValidator(_problem_id), _pattern(PROBLEM_ID)
 ]

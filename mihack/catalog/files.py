@@ -52,7 +52,7 @@ def catalog_files(folder: Path, faults: list[Fault]) -> list[Found]:
         if name != "problems":
             found += _cards(folder, (name,), name, faults)
             continue
-        for area in sorted(os.listdir(folder / name)):
+        for area in _names(folder / name, faults):
             path = folder / name / area
             if not area.startswith(".") and _is_plain(path, stat.S_ISDIR, faults):
                 found += _cards(folder, (name, area), name, faults)
@@ -71,10 +71,8 @@ def _lists(folder: Path, faults: list[Fault]) -> Iterator[Found]:
             yield Found(kind, (name,))
 
 
-def _cards(
-    folder: Path, parts: tuple[str, ...], kind: str, faults: list[Fault]
-) -> Iterator[Found]:
-    for name in sorted(os.listdir(folder.joinpath(*parts))):
+def _cards(folder: Path, parts: tuple[str, ...], kind: str, faults: list[Fault]) -> Iterator[Found]:
+    for name in _names(folder.joinpath(*parts), faults):
         path = folder.joinpath(*parts, name)
         if name.startswith(".") or not _is_plain(path, stat.S_ISREG, faults):
             continue
@@ -82,6 +80,14 @@ def _cards(
             yield Found(kind, (*parts, name))
         else:
             faults.append(Fault(str(path), 1, "file", "is not a card; only .md files belong here"))
+
+
+def _names(folder: Path, faults: list[Fault]) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        faults.append(Fault(str(folder), 1, "folder", f"cannot be read: {error.strerror}"))
+        return []
 
 
 def _is_plain(path: Path, is_kind: Any, faults: list[Fault], optional: bool = False) -> bool:

@@ -6,7 +6,7 @@ prose, and a test compares the two.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -29,8 +29,6 @@ from mihack.catalog.fields import (
     Hours,
     KnobName,
     Letter,
-    Markdown,
-    MetricName,
     OneLine,
     Paragraph,
     ProblemId,
@@ -83,10 +81,11 @@ class Problem(Strict):
     """The front matter of problems/<area>/<id>-<slug>.md."""
 
     id: ProblemId = Field(
-        description='What people cite, in quotes: "3.1"; new problems have a series prefix, "NP001".'
+        description='What people cite, in quotes: "3.1"; new ones have a series prefix, "NP001".'
     )
     post_id: ProblemId | None = Field(
-        default=None, description="The number in the original post; null or absent if there is none."
+        default=None,
+        description="The number in the original post; null or absent if there is none.",
     )
     title: OneLine = Field(
         description="Our own title, one line; in the shipped catalogue at most 90 characters, "
@@ -204,7 +203,8 @@ class Resource(Strict):
     url: Url = Field(description="A full http:// or https:// address.")
     what_for: Paragraph = Field(description="One sentence: what a team gets from it.")
     minutes: Annotated[int, Field(gt=0, le=10000)] | None = Field(
-        default=None, description="Our estimate of the minutes that a first useful pass takes; null if unknown."
+        default=None,
+        description="Our estimate of a first useful pass, in minutes; null if unknown.",
     )
     works_on_tl4: Literal["yes", "no", "unknown", "not code"] = Field(
         description="Whether its code runs on TransformerLens 4; not code for prose and videos."
@@ -218,90 +218,16 @@ class Work(Strict):
     authors: OneLine = Field(description="Authors as one would cite them: Nanda et al.")
     year: Year = Field(description="The year of publication.")
     title: OneLine = Field(description="Its title.")
-    arxiv: Arxiv | None = Field(default=None, description='The arXiv number, in quotes.')
+    arxiv: Arxiv | None = Field(default=None, description="The arXiv number, in quotes.")
     doi: Doi | None = Field(default=None, description="The DOI.")
     url: Url | None = Field(default=None, description="Its page, where there is no arXiv or DOI.")
     confirmed: bool = Field(
         description="Whether somebody opened its page and saw this title and these authors."
     )
-    note: Paragraph | None = Field(default=None, description="How it was confirmed, or what is odd.")
+    note: Paragraph | None = Field(default=None, description="How it was confirmed; what is odd.")
 
     @model_validator(mode="after")
     def _reachable(self) -> Work:
         if not (self.arxiv or self.doi or self.url):
             raise ValueError("has none of arxiv, doi and url; give one, so that a reader finds it")
         return self
-
-
-class Knob(Strict):
-    """A setting of an experiment that a card or --set may change."""
-
-    help: Paragraph = Field(description="What it does, with its unit.")
-    choices: Annotated[list[Scalar], Field(min_length=1), Distinct] | None = Field(
-        default=None, description="The values that it may take."
-    )
-    min: int | float | None = Field(default=None, description="The smallest value.")
-    max: int | float | None = Field(default=None, description="The largest value.")
-
-
-class ExpectedRow(Strict):
-    """One measured number and what it should be."""
-
-    metric: MetricName = Field(description="The metric's name in metrics.json.")
-    label: OneLine = Field(description="Its name for readers.")
-    at_least: int | float | None = Field(default=None, description="The least value that passes.")
-    at_most: int | float | None = Field(default=None, description="The most that passes.")
-    between: Annotated[list[int | float], Field(min_length=2, max_length=2)] | None = Field(
-        default=None, description="[low, high]: the range that passes."
-    )
-    unit: OneLine | None = Field(default=None, description="The unit.")
-    why: Paragraph | None = Field(default=None, description="Why this number is expected.")
-    source: Paragraph | None = Field(default=None, description="Who measured or predicted it.")
-    when: dict[KnobName, Scalar] = Field(
-        default={}, description="The knob values under which the row applies."
-    )
-
-    @model_validator(mode="after")
-    def _one_bound(self) -> ExpectedRow:
-        bounds: list[Any] = [self.at_least, self.at_most, self.between]
-        if sum(bound is not None for bound in bounds) != 1:
-            raise ValueError("needs exactly one of at_least, at_most and between")
-        if self.between and self.between[0] > self.between[1]:
-            raise ValueError("between is [low, high]: the smaller number comes first")
-        return self
-
-
-class Experiment(Strict):
-    """templates/starters/<starter>/experiments/<name>.yaml, beside <name>.py."""
-
-    title: OneLine = Field(description="The experiment's name for readers.")
-    summary: Paragraph = Field(description="One sentence: what it does.")
-    knobs: dict[KnobName, Knob] = Field(
-        default={}, description="The script's settings that a card or --set may change."
-    )
-    seconds: Annotated[int | float, Field(gt=0, le=3600)] = Field(
-        description="Measured time of the whole script on 2 laptop cores."
-    )
-    lab: Annotated[list[KnobName], Distinct] = Field(
-        default=[], description="The modules of mihack/lab that the script imports."
-    )
-    expected: Annotated[list[ExpectedRow], Field(min_length=1)] = Field(
-        description="What the script should measure."
-    )
-    look_at: Markdown = Field(description="What the figure shows, in Markdown.")
-    next: Annotated[list[Paragraph], Field(min_length=1)] = Field(
-        description="What to try next."
-    )
-    references: Annotated[list[Slug], Distinct] = Field(
-        default=[], description="Keys of works.yaml."
-    )
-
-
-class Starter(Strict):
-    """templates/starters/<name>/starter.yaml."""
-
-    name: Slug = Field(description="The folder's name.")
-    summary: Paragraph = Field(description="One line: what the starter does.")
-    areas: Annotated[list[Slug], Distinct] = Field(description="The areas that it serves.")
-    selector: KnobName = Field(description="The parameter that chooses the experiment.")
-    needs: list[OneLine] = Field(description="The packages that it imports.")

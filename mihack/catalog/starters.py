@@ -10,7 +10,7 @@ from typing import Any
 from mihack.catalog.card import LIST_BYTES
 from mihack.catalog.faults import Fault, meant, show, validate
 from mihack.catalog.files import Entry, read_bytes, read_yaml
-from mihack.catalog.schema import Experiment, Starter
+from mihack.catalog.starter_schema import Experiment, Starter
 from mihack.catalog.yamllines import Node
 
 _LAB = Path(__file__).resolve().parent.parent / "lab"
@@ -70,7 +70,7 @@ def _script_faults(path: Path, node: Node, described: dict[str, Any]) -> Iterato
     for name, knob in described.get("knobs", {}).items():
         where = node.at(("knobs", name)).line
         if name not in defaults:
-            message = f"is no knob of {script.name}{meant(name, defaults)}; its knobs cell sets none"
+            message = f"is not set in the knobs cell of {script.name}{meant(name, defaults)}"
             yield Fault(str(path), where, f"knobs.{name}", message)
             continue
         knob["default"] = defaults[name]

@@ -1,0 +1,92 @@
+"""From a folder of checked cards to the one JSON index that the commands read.
+
+    python -m mihack.catalog.build      writes mihack/catalog.json (make catalog)
+
+The index is ``{"format": 1, "problems": {id: ...}, "areas": ..., "concepts": ..., "resources": ...,
+"works": ..., "starters": ...}``.  An entry is the card's front matter with every default filled in,
+and besides:
+
+- problem: ``file`` (relative to the catalogue), ``sections`` {problem, why, first_steps, further,
+  prior_work} -> Markdown
+- area: ``file``, ``sections`` [{heading, text}], in the card's order
+- concept: ``file``, ``body`` (Markdown, may be empty)
+- starter: its manifest and ``experiments`` {name: its YAML, each knob with the script's default}
+
+The same cards give the same bytes: entries are sorted, and there is no time and no path in it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mihack.catalog.card import PROBLEM_HEADINGS, Card
+from mihack.catalog.check import MODELS, Catalog, check_shipped
+from mihack.catalog.files import Entry
+from mihack.catalog.index import FORMAT, KINDS, natural
+from mihack.shipped import index_path
+
+
+def build(catalog: Catalog) -> dict[str, Any]:
+    """The index of a catalogue without faults (with faults there is nothing to build)."""
+    if catalog.faults:
+        raise ValueError(f"{len(catalog.faults)} faults, the first: {catalog.faults[0]}")
+    index: dict[str, Any] = {"format": FORMAT}
+    for kind in MODELS:
+        entries = catalog.entries[kind]
+        index[kind] = {key: _entry(entries[key], catalog) for key in sorted(entries, key=natural)}
+    index["areas"] = dict(sorted(index["areas"].items(), key=lambda item: item[1]["order"]))
+    index["starters"] = {name: catalog.starters[name] for name in sorted(catalog.starters)}
+    return index
+
+
+def _entry(entry: Entry, catalog: Catalog) -> dict[str, Any]:
+    data: dict[str, Any] = entry.model.model_dump()
+    if entry.card is not None:
+        data["file"] = Path(entry.file).relative_to(catalog.folder).as_posix()
+        data |= _text(entry.kind, entry.card)
+    return data
+
+
+def _text(kind: str, card: Card) -> dict[str, Any]:
+    if kind == "concepts":
+        return {"body": card.body.strip("\n")}
+    if kind == "areas":
+        return {"sections": [{"heading": s.heading, "text": s.text} for s in card.sections]}
+    texts = {section.heading: section.text for section in card.sections}
+    return {"sections": {key: texts[heading] for key, heading in PROBLEM_HEADINGS.items()}}
+
+
+def to_json(index: dict[str, Any]) -> str:
+    """The index as JSON with one entry per line: quick to read, and a card's change is one line."""
+    parts = [f'{{"format": {index["format"]}']
+    for kind in KINDS:
+        lines = ",\n".join(f"{_json(key)}: {_json(value)}" for key, value in index[kind].items())
+        parts.append(f'"{kind}": {{\n{lines}\n}}' if lines else f'"{kind}": {{}}')
+    return ",\n".join(parts) + "}\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def main() -> int:
+    """Write mihack/catalog.json; print the faults and write nothing if there are any."""
+    catalog = check_shipped()
+    for fault in catalog.faults:
+        print(fault, file=sys.stderr)
+    if catalog.faults:
+        print(f"{len(catalog.faults)} faults: nothing written", file=sys.stderr)
+        return 1
+    text = to_json(build(catalog))
+    index_path().write_text(text, encoding="utf-8", newline="\n")
+    print(
+        f"{index_path().name}: {len(catalog.entries['problems'])} problems, {len(text)} characters"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""The index at run time: load, find, filter.  Nothing here imports more than json and os.
+
+``mihack list`` must answer within a few times the start of Python itself, so pydantic, yaml and
+Markdown stay out; a user's own folder is checked and built by ``layers``, imported only then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+
+from mihack.errors import MihackError
+from mihack.shipped import index_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+FORMAT = 1
+KINDS = ("problems", "areas", "concepts", "resources", "works", "starters")
+ENVIRONMENT = "MIHACK_CATALOG"
+
+
+def natural(key: str) -> list[tuple[int, int, str]]:
+    """A sort key that puts 3.9 before 3.10, and numbers before series such as NP001.
+
+    >>> sorted(["3.10", "NP2", "3.9", "NP10"], key=natural)
+    ['3.9', '3.10', 'NP2', 'NP10']
+    """
+    parts: list[tuple[int, int, str]] = []
+    digits = word = ""
+    for character in key + "\0":
+        if "0" <= character <= "9":
+            digits += character
+            continue
+        if digits:
+            parts += [(1, 0, word)] if word.strip(".-") else []
+            parts.append((0, int(digits), ""))
+            digits = word = ""
+        word += character
+    if word != "\0":
+        parts.append((1, 0, word))
+    return parts
+
+
+class Index:
+    """The shipped catalogue with any user folders laid over it."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.problems: dict[str, Any] = data["problems"]
+        self.areas: dict[str, Any] = data["areas"]
+        self.concepts: dict[str, Any] = data["concepts"]
+        self.resources: dict[str, Any] = data["resources"]
+        self.works: dict[str, Any] = data["works"]
+        self.starters: dict[str, Any] = data["starters"]
+
+    def problem(self, number: str) -> dict[str, Any]:
+        """The problem with this id, in any case; else an error that names close ids."""
+        wanted = number.strip()
+        for key in (wanted, *(key for key in self.problems if key.lower() == wanted.lower())):
+            if key in self.problems:
+                found: dict[str, Any] = self.problems[key]
+                return found
+        close = self.close_ids(wanted)
+        hint = f"Did you mean {' or '.join(close)}?" if close else "`mihack list` shows all ids."
+        raise MihackError(f"There is no problem {number!r}.", hint=hint)
+
+    def close_ids(self, number: str) -> list[str]:
+        """Up to three ids that look like ``number``; first those with that number in the post."""
+        import difflib
+
+        posted = [key for key, item in self.problems.items() if item["post_id"] == number]
+        upper = {key.upper(): key for key in self.problems}
+        near = difflib.get_close_matches(number.upper()[:40], upper, n=3, cutoff=0.5)
+        return list(dict.fromkeys(posted + [upper[key] for key in near]))[:3]
+
+    def concept(self, term: str) -> tuple[str, dict[str, Any]]:
+        """(slug, concept) for a slug, a term or an alias; else an error that names close terms."""
+        names: dict[str, str] = {}
+        for slug, item in self.concepts.items():
+            for name in (slug, item["term"], *item["aliases"]):
+                names.setdefault(fold(name), slug)
+        slug = names.get(fold(term), "")
+        if slug:
+            return slug, self.concepts[slug]
+        import difflib
+
+        close = difflib.get_close_matches(fold(term)[:80], names, n=5, cutoff=0.6)
+        terms = list(dict.fromkeys(self.concepts[names[name]]["term"] for name in close))
+        hint = (
+            f"Did you mean {' or '.join(terms)}?" if terms else "`mihack explain` lists all terms."
+        )
+        raise MihackError(f"The glossary has no {term!r}.", hint=hint)
+
+
+def fold(text: str) -> str:
+    """``text`` for comparing: case, hyphens and underscores do not matter."""
+    return " ".join(text.casefold().replace("-", " ").replace("_", " ").split())
+
+
+def load(folders: Sequence[str | os.PathLike[str]] = (), *, cache: bool = False) -> Index:
+    """The shipped index, then the folders of MIHACK_CATALOG, then ``folders``; the later wins.
+
+    With ``cache`` a checked folder is kept under XDG_CACHE_HOME/mihack by its content, if that
+    can be written.  ``new`` leaves it off: it must not touch the home folder.
+    """
+    data = shipped()
+    for folder in (*environment_folders(), *folders):
+        from mihack.catalog.layers import read_layer
+
+        lay_over(data, read_layer(os.fspath(folder), cache=cache))
+    return Index(data)
+
+
+def shipped() -> dict[str, Any]:
+    """The index that comes with mihack."""
+    path = index_path()
+    try:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 (a str or a Path)
+            data: dict[str, Any] = json.load(file)
+    except (OSError, ValueError) as error:
+        hint = "In a checkout, run `make catalog`; otherwise install mihack again."
+        raise MihackError(f"The catalogue {path} cannot be read: {error}", hint=hint) from error
+    if data.get("format") != FORMAT:
+        raise MihackError(
+            f"{path} has another format than this mihack.", hint="Run `make catalog`."
+        )
+    return data
+
+
+def environment_folders() -> list[str]:
+    """The folders named by MIHACK_CATALOG, separated as PATH is."""
+    return [name for name in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if name]
+
+
+def lay_over(data: dict[str, Any], layer: dict[str, Any]) -> None:
+    """Put a layer's entries over those in ``data``, and the problems back into natural order."""
+    for kind in KINDS:
+        data[kind].update(layer.get(kind, {}))
+    problems = data["problems"]
+    data["problems"] = {key: problems[key] for key in sorted(problems, key=natural)}
+
+
+def unknown(what: str, value: str, known: Iterable[str]) -> MihackError:
+    """The error for a filter's value that nothing has."""
+    import difflib
+
+    words = sorted(known)
+    close = difflib.get_close_matches(value[:80], words, n=2, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(words)}."
+    return MihackError(f"No {what} {value!r}.", hint=hint)

@@ -1,0 +1,41 @@
+"""`mihack check`: name every fault of a catalogue folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    "check",
+    epilog="Example: mihack check my-catalogue",
+    short_help="Name every fault of a catalogue folder.",
+)
+@click.argument(
+    "folder", metavar="[DIR]", required=False, type=click.Path(exists=True, file_okay=False)
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of faults.")
+def check(folder: str | None, as_json: bool) -> None:
+    """Check the catalogue in DIR (default: the one that comes with mihack).
+
+    Prints every fault as FILE:LINE: FIELD: what is wrong and what would be right. Exits with 1 if
+    there is a fault, with 0 if there is none.
+    """
+    # pydantic and the parsers are for this command alone
+    from dataclasses import asdict, replace
+
+    from mihack.catalog.check import check_folder, nearby, summary
+    from mihack.shipped import catalog_dir
+
+    catalog = check_folder(Path(folder) if folder else catalog_dir())
+    faults = [replace(fault, file=nearby(fault.file)) for fault in catalog.faults]
+    if as_json:
+        click.echo(json.dumps([asdict(fault) for fault in faults], indent=2, ensure_ascii=False))
+    else:
+        for fault in faults:
+            click.echo(str(fault))
+    click.echo(summary(catalog), err=True)
+    sys.exit(1 if faults else 0)
