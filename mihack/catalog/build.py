@@ -29,13 +29,14 @@ from mihack.catalog.index import FORMAT, KINDS, natural
 from mihack.shipped import index_path
 
 
-def build(catalog: Catalog) -> dict[str, Any]:
-    """The index of a catalogue without faults (with faults there is nothing to build)."""
-    if catalog.faults:
+def build(catalog: Catalog, *, partial: bool = False) -> dict[str, Any]:
+    """The index of a catalogue without faults; if ``partial``, of those files that have none."""
+    if catalog.faults and not partial:
         raise ValueError(f"{len(catalog.faults)} faults, the first: {catalog.faults[0]}")
+    faulty = {fault.file for fault in catalog.faults}
     index: dict[str, Any] = {"format": FORMAT}
     for kind in MODELS:
-        entries = catalog.entries[kind]
+        entries = {k: e for k, e in catalog.entries[kind].items() if e.file not in faulty}
         index[kind] = {key: _entry(entries[key], catalog) for key in sorted(entries, key=natural)}
     index["areas"] = dict(sorted(index["areas"].items(), key=lambda item: item[1]["order"]))
     index["starters"] = {name: catalog.starters[name] for name in sorted(catalog.starters)}
@@ -72,21 +73,26 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def main() -> int:
-    """Write mihack/catalog.json; print the faults and write nothing if there are any."""
+def main(arguments: list[str]) -> int:
+    """Write mihack/catalog.json; print the faults and write nothing if there are any.
+
+    ``--partial`` writes what has no fault, for trying cards out while others are being written.
+    """
     catalog = check_shipped()
     for fault in catalog.faults:
         print(fault, file=sys.stderr)
-    if catalog.faults:
+    partial = arguments == ["--partial"]
+    if catalog.faults and not partial:
         print(f"{len(catalog.faults)} faults: nothing written", file=sys.stderr)
         return 1
-    text = to_json(build(catalog))
+    index = build(catalog, partial=partial)
+    text = to_json(index)
     index_path().write_text(text, encoding="utf-8", newline="\n")
     print(
-        f"{index_path().name}: {len(catalog.entries['problems'])} problems, {len(text)} characters"
+        f"{index_path().name}: {len(index['problems'])} problems, {len(text)} characters"
     )
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
