@@ -30,17 +30,23 @@ from mihack.shipped import index_path
 
 
 def build(catalog: Catalog, *, partial: bool = False) -> dict[str, Any]:
-    """The index of a catalogue without faults; if ``partial``, of those files that have none."""
+    """The index of a catalogue without faults; if ``partial``, of what is usable."""
     if catalog.faults and not partial:
         raise ValueError(f"{len(catalog.faults)} faults, the first: {catalog.faults[0]}")
-    faulty = {fault.file for fault in catalog.faults}
     index: dict[str, Any] = {"format": FORMAT}
     for kind in MODELS:
-        entries = {k: e for k, e in catalog.entries[kind].items() if e.file not in faulty}
+        entries = {k: e for k, e in catalog.entries[kind].items() if _usable(e)}
         index[kind] = {key: _entry(entries[key], catalog) for key in sorted(entries, key=natural)}
     index["areas"] = dict(sorted(index["areas"].items(), key=lambda item: item[1]["order"]))
     index["starters"] = {name: catalog.starters[name] for name in sorted(catalog.starters)}
     return index
+
+
+def _usable(entry: Entry) -> bool:
+    """Whether its own fields and headings are right; what it names may still be missing."""
+    headings = [section.heading for section in entry.card.sections] if entry.card else []
+    complete = entry.kind != "problems" or headings == list(PROBLEM_HEADINGS.values())
+    return entry.model is not None and complete
 
 
 def _entry(entry: Entry, catalog: Catalog) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def _json(value: Any) -> str:
 def main(arguments: list[str]) -> int:
     """Write mihack/catalog.json; print the faults and write nothing if there are any.
 
-    ``--partial`` writes what has no fault, for trying cards out while others are being written.
+    ``--partial`` leaves out the unusable, for trying cards out while others are being written.
     """
     catalog = check_shipped()
     for fault in catalog.faults:
