@@ -1,0 +1,130 @@
+"""The experiment that a problem starts from: its script, its knobs, and what it should find."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .. import shipped
+from ..errors import MihackError
+from . import knobs as knob_rules
+from .knobs import Knob
+from .percent import Cell, Script, parse
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_KNOBS_TITLE = "knobs"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment with the problem's parameters and the user's settings written into it."""
+
+    starter: str
+    name: str
+    about: Mapping[str, Any]  # the experiment's yaml
+    script: Script
+    knobs: dict[str, Knob]
+
+    @property
+    def expected_rows(self) -> list[dict[str, Any]]:
+        """The rows of expected.json: those whose ``when`` holds for these knobs."""
+        return [
+            {key: value for key, value in row.items() if key != "when" and value is not None}
+            for row in self.about.get("expected", [])
+            if self._holds(row.get("when", {}))
+        ]
+
+    def _holds(self, when: Mapping[str, Any]) -> bool:
+        return all(self.knobs.get(name.upper()) == value for name, value in when.items())
+
+
+def choose(
+    problem: Mapping[str, Any], index: Mapping[str, Any], settings: Mapping[str, str]
+) -> Experiment:
+    """The experiment that a card names, with the card's parameters and ``settings`` filled in."""
+    reference = problem["starter"]
+    starter = str(reference["name"])
+    parameters = dict(reference.get("parameters", {}))
+    manifest = index["starters"].get(starter)
+    if manifest is None or not _NAME.fullmatch(starter):
+        raise MihackError(f"problem {problem['id']} names an unknown starter, {starter!r}")
+    selector = str(manifest.get("selector", "task"))
+    name = str(parameters.pop(selector, ""))
+    about = manifest.get("experiments", {}).get(name)
+    if about is None or not _NAME.fullmatch(name):
+        message = f"the starter {starter} has no experiment {name!r} (problem {problem['id']})"
+        raise MihackError(message)
+    if selector in settings:
+        raise MihackError(
+            f"{selector} chooses the experiment and belongs to the problem",
+            hint="Pick another problem instead: mihack list",
+        )
+    return _filled(starter, name, about, parameters, settings)
+
+
+def _filled(
+    starter: str,
+    name: str,
+    about: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    settings: Mapping[str, str],
+) -> Experiment:
+    script = parse(experiment_path(starter, name).read_text(encoding="utf-8"))
+    place = knobs_cell(script)
+    cell = script.cells[place]
+    defaults = knob_rules.read(cell.source)
+    given = {**parameters, **knob_rules.from_text(settings, defaults)}
+    values = knob_rules.check(given, about.get("knobs", {}), defaults)
+    cell = replace(cell, source=knob_rules.substitute(cell.source, values))
+    cells = (*script.cells[:place], cell, *script.cells[place + 1 :])
+    return Experiment(starter, name, about, Script(script.preamble, cells), {**defaults, **values})
+
+
+def experiment_path(starter: str, name: str) -> Path:
+    """Where the script of an experiment is."""
+    return shipped.templates_dir() / "starters" / starter / "experiments" / f"{name}.py"
+
+
+def knobs_cell(script: Script) -> int:
+    """The place of the ``# %% knobs`` cell."""
+    places = [i for i, cell in enumerate(script.cells) if cell.title == _KNOBS_TITLE]
+    if len(places) != 1:
+        raise MihackError(f"an experiment needs one '# %% knobs' cell; this one has {len(places)}")
+    return places[0]
+
+
+def lab_files(experiment: Experiment) -> dict[str, bytes]:
+    """The modules of ``lab/`` that the experiment needs, and those which they need."""
+    folder = Path(shipped.__file__).parent / "lab"
+    wanted = [str(name) for name in experiment.about.get("lab", [])]
+    wanted += [name for cell in experiment.script.cells for name in _lab_imports(cell)]
+    files = {"lab/__init__.py": (folder / "__init__.py").read_bytes()}
+    while wanted:
+        name = wanted.pop()
+        path = folder / f"{name}.py"
+        if f"lab/{name}.py" in files:
+            continue
+        if not name.isidentifier() or not path.is_file():
+            raise MihackError(f"the experiment {experiment.name} needs lab/{name}.py: not there")
+        files[f"lab/{name}.py"] = path.read_bytes()
+        wanted += re.findall(r"^from \.(\w+) import", path.read_text(encoding="utf-8"), re.M)
+        for names in re.findall(r"^from \. import (.+)$", path.read_text(encoding="utf-8"), re.M):
+            wanted += [part.split(" as ")[0].strip() for part in names.split(",")]
+    return dict(sorted(files.items()))
+
+
+def _lab_imports(cell: Cell) -> list[str]:
+    """The lab modules that a code cell imports."""
+    found: list[str] = []
+    if cell.kind != "code" or "lab" not in cell.source:
+        return found
+    for node in ast.walk(ast.parse(cell.source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "lab":
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lab."):
+            found.append(str(node.module).split(".")[1])
+    return found

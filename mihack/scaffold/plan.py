@@ -1,0 +1,157 @@
+"""Plan a research repo: problem + answers -> {relative path: bytes}. Nothing is written here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import __version__, shipped
+from ..errors import MihackError
+from . import engine, notebook, percent, values
+from .encode import json_text, markdown_text, url
+from .experiment import Experiment, choose, lab_files
+from .paths import confined, slug
+
+Plan = dict[str, bytes]
+
+REQUIREMENTS = ("torch>=2.6,<3", "transformer-lens>=4.3,<5", "matplotlib>=3.8,<4")
+
+#: One line per planned file or folder, in the order in which a newcomer meets them.
+PURPOSES = {
+    "README.md": "where to start: first command, number to expect, what next",
+    "experiment.py": "the experiment: knobs at the top, read it top to bottom",
+    "notebook.ipynb": "the same cells for Jupyter and Colab; runs alone too",
+    "check_gpu.py": "is this machine ready, and does its GPU compute correctly?",
+    "expected.json": "what the experiment should find, and why",
+    "PROBLEM.md": "the problem in full: first steps, prior work, words used",
+    "REPORT.md": "your write-up: a skeleton with prompts",
+    "lab/": "training loop, plots, result files: yours to change",
+    "tests/": "quick checks that it all still fits: pytest",
+    "pyproject.toml": "dependencies (also requirements.txt)",
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the user chose; every field has a default that works."""
+
+    name: str = ""
+    author: str = ""
+    github: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan(problem: Mapping[str, Any], answers: Answers, index: Mapping[str, Any]) -> Plan:
+    """Every file of the repo for ``problem``, by relative path. Pure: the same in, the same out."""
+    experiment = choose(problem, index, answers.settings)
+    templates = shipped.templates_dir()
+    context = values.context(problem, experiment, index, project_name(problem, answers), answers)
+    files = engine.render(templates / "project", context)
+    overlay = templates / "starters" / experiment.starter / "project"
+    if overlay.is_dir():
+        files |= engine.render(overlay, context)
+    files |= _experiment_files(problem, experiment, answers)
+    files[".mihack.json"] = _provenance(problem, experiment, answers, files)
+    return {confined(path): files[path] for path in sorted(files)}
+
+
+def project_name(problem: Mapping[str, Any], answers: Answers) -> str:
+    """The name in pyproject.toml: the answer if there is one, else from the card's file name."""
+    return slug(answers.name or default_folder(problem))
+
+
+def default_folder(problem: Mapping[str, Any]) -> str:
+    """Where the repo goes when nobody says: the name of the card's file, without .md."""
+    stem = Path(str(problem.get("file", ""))).stem
+    return stem if stem and slug(stem) != "mihack-project" else slug(f"problem-{problem['id']}")
+
+
+def _experiment_files(
+    problem: Mapping[str, Any], experiment: Experiment, answers: Answers
+) -> dict[str, bytes]:
+    cells = (_title_cell(problem), *experiment.script.cells)
+    script = percent.Script(experiment.script.preamble, cells)
+    expected = {
+        "problem": str(problem["id"]),
+        "experiment": experiment.name,
+        "knobs": experiment.knobs,
+        "rows": experiment.expected_rows,
+    }
+    carried = {
+        "check_gpu.py": check_gpu(),
+        "expected.json": json_text(expected).encode(),
+        **lab_files(experiment),
+    }
+    built = notebook.build(
+        cells,
+        problem_id=str(problem["id"]),
+        carried=carried,
+        requirements=REQUIREMENTS,
+        github=answers.github,
+    )
+    text = percent.dump(script)
+    compile(text, "experiment.py", "exec")  # never hand out a script that Python cannot read
+    return {**carried, "experiment.py": text.encode(), "notebook.ipynb": notebook.to_bytes(built)}
+
+
+def check_gpu() -> bytes:
+    """The GPU check, the very file behind ``mihack doctor``: it needs nothing but itself."""
+    return (Path(shipped.__file__).parent / "doctor.py").read_bytes()
+
+
+def _title_cell(problem: Mapping[str, Any]) -> percent.Cell:
+    """The first cell: which problem this is, and where it was posed."""
+    title = f"# {markdown_text(str(problem['id']))} {markdown_text(problem['title'])}"
+    sources = [
+        f"[{markdown_text(source['label'])}]({url(source['url'])})"
+        if url(source["url"])
+        else markdown_text(source["label"])
+        for source in problem.get("sources", [])
+    ]
+    posed = f"\n\nPosed in: {'; '.join(sources)}. PROBLEM.md has it in full." if sources else ""
+    return percent.Cell("markdown", title + posed)
+
+
+def _provenance(
+    problem: Mapping[str, Any], experiment: Experiment, answers: Answers, files: Plan
+) -> bytes:
+    """What made this repo, and the hash of each file as made. No time of day in it."""
+    record = {
+        "format": 1,
+        "mihack": __version__,
+        "problem": str(problem["id"]),
+        "starter": experiment.starter,
+        "experiment": experiment.name,
+        "answers": {
+            "name": answers.name,
+            "author": answers.author,
+            "github": answers.github,
+            "set": dict(sorted(answers.settings.items())),
+        },
+        "files": {path: hashlib.sha256(files[path]).hexdigest() for path in sorted(files)},
+    }
+    return json_text(record).encode()
+
+
+def purposes(files: Mapping[str, bytes]) -> list[tuple[str, str]]:
+    """The map of a plan for readers: (file or folder, purpose), most useful first."""
+    return [
+        (name, purpose)
+        for name, purpose in PURPOSES.items()
+        if name in files or any(path.startswith(name) for path in files if name.endswith("/"))
+    ]
+
+
+def find(index: Mapping[str, Any], problem_id: str) -> Mapping[str, Any]:
+    """The problem with this id, or MihackError with the close ones."""
+    problems: Mapping[str, Mapping[str, Any]] = index["problems"]
+    if problem_id in problems:
+        return problems[problem_id]
+    import difflib
+
+    close = difflib.get_close_matches(problem_id, list(problems), n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(close)}?" if close else "mihack list shows all problems."
+    raise MihackError(f"there is no problem {problem_id!r}", hint=hint)
