@@ -42,7 +42,7 @@ def parse(text: str, first_line: int) -> tuple[list[Section], list[Found]]:
     if before and before[0].map:
         message = "text before the first heading; move it under one"
         found.append((first_line + before[0].map[0], "body", message))
-    for start, end in zip(starts, [*starts[1:], None], strict=True):
+    for start, end in zip(starts, [*starts[1:], len(tokens)], strict=False):
         sections.append(_section(tokens[start:end], lines, first_line))
         if not any(t.map and not t.type.startswith("heading") for t in tokens[start + 3 : end]):
             found.append((sections[-1].line, sections[-1].heading, "is empty; write the section"))
