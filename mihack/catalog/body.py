@@ -128,8 +128,8 @@ def heading_faults(
                 yield section.line, heading, f"is out of order; the order is {one_of(wanted)}"
             last = max(last, place)
         elif not extra_allowed:
-            hint = meant(heading, wanted) or ";"
-            yield section.line, heading, f"unknown heading{hint} the headings are {one_of(wanted)}"
+            message = f"unknown heading; the headings are {one_of(wanted)}"
+            yield section.line, heading, message + meant(heading, wanted)
     for heading in wanted:
         if heading not in first:
             line = sections[-1].line if sections else first_line

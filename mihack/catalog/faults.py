@@ -22,9 +22,9 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
-        # A file's name is somebody else's text: show a newline or an escape code as such.
-        name = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in self.file)
-        return f"{name}:{self.line}: {self.field}: {self.message}"
+        text = f"{self.file}:{self.line}: {self.field}: {self.message}"
+        # Names and keys are somebody else's text: show a newline or an escape code as such.
+        return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 def show(value: Any) -> str:
@@ -97,8 +97,7 @@ def _message(detail: dict[str, Any], where: Node, model: Any, loc: tuple[Any, ..
         return f"is missing. {_description(model, loc)}".strip()
     if kind == "extra_forbidden":
         known = _fields(model, loc[:-1])
-        hint = meant(str(loc[-1]), known) or "."
-        return f"unknown field{hint} Known here: {one_of(known)}"
+        return f"unknown field; known here: {one_of(known)}{meant(str(loc[-1]), known)}"
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":

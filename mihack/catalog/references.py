@@ -77,8 +77,8 @@ def _starter_messages(
 ) -> Iterator[tuple[tuple[str, ...], str]]:
     if name not in starters:
         known = one_of(sorted(starters)) or "none"
-        hint = meant(name, starters)
-        yield ("name",), f"{show(name)} is not a starter{hint}; the starters are {known}"
+        message = f"{show(name)} is not a starter; the starters are {known}"
+        yield ("name",), message + meant(name, starters)
         return
     selector, experiments = starters[name].get("selector"), starters[name]["experiments"]
     if selector is None or not isinstance(parameters, dict):
@@ -89,8 +89,8 @@ def _starter_messages(
         return
     chosen = parameters[selector]
     if chosen not in experiments:
-        wrong = f"{show(chosen)} is not an experiment of {name}{meant(str(chosen), experiments)}"
-        yield ("parameters", selector), f"{wrong}; the experiments are {known}"
+        message = f"{show(chosen)} is not an experiment of {name}; the experiments are {known}"
+        yield ("parameters", selector), message + meant(str(chosen), experiments)
     elif (knobs := experiments[chosen].get("knobs")) is not None:
         settings = {knob: value for knob, value in parameters.items() if knob != selector}
         yield from _knob_messages(settings, knobs, f"{name}/{chosen}")
@@ -102,7 +102,7 @@ def _knob_messages(
     for knob, value in settings.items():
         if knob not in knobs:
             known = one_of(sorted(knobs)) or "none"
-            message = f"is no knob of {experiment}{meant(knob, knobs)}; its knobs are {known}"
+            message = f"is no knob of {experiment}; its knobs are {known}{meant(knob, knobs)}"
             yield ("parameters", knob), message
         elif message := value_fault(value, knobs[knob]):
             yield ("parameters", knob), message

@@ -91,13 +91,20 @@ def read(text: str, first_line: int = 1) -> tuple[Node | None, list[tuple[int, s
     try:
         events = iter(list(yaml.parse(text, Loader=_LOADER)))
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        line = first_line + (mark.line if mark else 0)
         what = getattr(error, "problem", None) or "cannot be read"
-        problems.add(line, "YAML", f"{what}; check indentation, colons and quotes here")
+        message = f"{what}; check indentation, colons and quotes here"
+        problems.add(first_line + _error_line(error), "YAML", message)
         return None, problems.found
     root = _Reader(events, first_line, problems).document()
     return root, problems.found
+
+
+def _error_line(error: yaml.YAMLError) -> int:
+    """Where the slip is: an open bracket or quote is noticed only below the line that has it."""
+    noticed, began = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    in_block = "block" in (getattr(error, "context", None) or "block")
+    mark = noticed if in_block or began is None else began
+    return int(mark.line) if mark else 0
 
 
 class _Reader:
