@@ -54,8 +54,7 @@ ESTIMATED = changed(
     ('id: "X-1"', "id: 3.10"),
     ("difficulty_basis: posted", "difficulty_basis: estimated"),
     (
-        "works:\n  - work: someone-2020-sorting\n"
-        "    bearing: Settles the case of two numbers.\n",
+        "works:\n  - work: someone-2020-sorting\n    bearing: Settles the case of two numbers.\n",
         "works: []\n",
     ),
     ("area: demo", "area: other"),
@@ -65,8 +64,9 @@ ESTIMATED = changed(
 BROKEN: dict[str, str | bytes] = {
     "areas/demo.md": changed(AREA, ("order: 1", 'order: "1"'), ("## Where to start\n", "")),
     "concepts/attention.md": CONCEPT,
-    "concepts/focus.md": changed(CONCEPT, ("term: Attention", "term: attending"),
-                                 ("[attending]", "&a [gaze]")),
+    "concepts/focus.md": changed(
+        CONCEPT, ("term: Attention", "term: attending"), ("[attending]", "&a [gaze]")
+    ),
     "problems/demo/X-1-sort-two.md": MANY,
     "problems/demo/X-2-estimated.md": ESTIMATED,
     "problems/demo/X-3-yaml.md": changed(CARD, ("tags: [sorting]", "tags: [sorting")),
@@ -172,7 +172,16 @@ def test_message_says_what_would_be_right(
 
 @pytest.mark.parametrize(
     "title",
-    ["{{ 7*7 }}", 'say "hi"', "a\\b", "x" * 300, "🧠 and 🐍", "مرحبا \u202eabc", "{% raw %}", "$(id)"],
+    [
+        "{{ 7*7 }}",
+        'say "hi"',
+        "a\\b",
+        "x" * 300,
+        "🧠 and 🐍",
+        "مرحبا \u202eabc",
+        "{% raw %}",
+        "$(id)",
+    ],
 )
 def test_hostile_titles_are_legitimate_text(tmp_path: Path, title: str) -> None:
     quoted = "title: '" + title.replace("'", "''") + "'"

@@ -44,7 +44,8 @@ def parse(text: str, first_line: int) -> tuple[list[Section], list[Found]]:
         found.append((first_line + before[0].map[0], "body", message))
     for start, end in zip(starts, [*starts[1:], len(tokens)], strict=False):
         sections.append(_section(tokens[start:end], lines, first_line))
-        if not any(t.map and not t.type.startswith("heading") for t in tokens[start + 3 : end]):
+        blocks = (token.type for token in tokens[start:end] if token.level == 0)
+        if all(block.startswith("heading") for block in blocks):
             found.append((sections[-1].line, sections[-1].heading, "is empty; write the section"))
     found += _faults(tokens, first_line)
     for name, reference in environment.get("references", {}).items():

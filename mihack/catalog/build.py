@@ -1,6 +1,6 @@
 """From a folder of checked cards to the one JSON index that the commands read.
 
-    python -m mihack.catalog.build      writes mihack/catalog.json (make catalog)
+    python -m mihack.catalog.build      writes mihack/catalog.json and catalog/schema/
 
 The index is ``{"format": 1, "problems": {id: ...}, "areas": ..., "concepts": ..., "resources": ...,
 "works": ..., "starters": ...}``.  An entry is the card's front matter with every default filled in,
@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mihack.catalog import jsonschema
 from mihack.catalog.card import PROBLEM_HEADINGS, Card
 from mihack.catalog.check import MODELS, Catalog, check_shipped
 from mihack.catalog.files import Entry
@@ -80,23 +81,22 @@ def _json(value: Any) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write mihack/catalog.json; print the faults and write nothing if there are any.
+    """Write the index and the schemas; print the faults and write no index if there are any.
 
     ``--partial`` leaves out the unusable, for trying cards out while others are being written.
     """
+    jsonschema.main()
     catalog = check_shipped()
     for fault in catalog.faults:
         print(fault, file=sys.stderr)
     partial = arguments == ["--partial"]
     if catalog.faults and not partial:
-        print(f"{len(catalog.faults)} faults: nothing written", file=sys.stderr)
+        print(f"{len(catalog.faults)} faults: no index written", file=sys.stderr)
         return 1
     index = build(catalog, partial=partial)
     text = to_json(index)
     index_path().write_text(text, encoding="utf-8", newline="\n")
-    print(
-        f"{index_path().name}: {len(index['problems'])} problems, {len(text)} characters"
-    )
+    print(f"{index_path().name}: {len(index['problems'])} problems, {len(text)} characters")
     return 0
 
 
