@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from mihack.catalog.index import Index, fold, unknown
+from mihack.errors import MihackError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _difficulty(wanted: str) -> Test:
     text = wanted.strip().upper()
     shape = [part in {"A", "B", "C", "D"} for part in text.split("-")]
     if not all(shape) or len(shape) > 2 or text[0] > text[-1]:
-        raise unknown("difficulty", wanted, ["A", "B", "C", "D", "a range such as B-C"])
+        hint = "Give a letter, A (easiest) to D, or a range such as B-C."
+        raise MihackError(f"No difficulty {wanted!r}.", hint=hint)
     span = set(letters(text))
     return lambda item: bool(span & set(letters(item["difficulty"])))
 
