@@ -49,6 +49,14 @@ def label(ax: Axes, title: str, x: str = "", y: str = "") -> None:
     ax.tick_params(labelsize=8)
 
 
+def levels(ax: Axes, marks: Mapping[str, float]) -> None:
+    """Dotted level lines with their names: chance, a baseline, a bound."""
+    for text, level in marks.items():
+        ax.axhline(level, color="0.45", linewidth=0.9, linestyle=":")
+        ax.annotate(text, (1, level), xycoords=("axes fraction", "data"), fontsize=7.5,
+                    ha="right", va="bottom", color="0.3")  # fmt: skip
+
+
 def loss_curves(
     ax: Axes,
     history: Mapping[str, Sequence[float]],
@@ -68,10 +76,7 @@ def loss_curves(
             linestyle=STYLES[index % len(STYLES)],
             label=name.replace("_", " "),
         )
-    for text, level in (marks or {}).items():
-        ax.axhline(level, color="0.45", linewidth=0.9, linestyle=":")
-        ax.annotate(text, (1, level), xycoords=("axes fraction", "data"), fontsize=7.5,
-                    ha="right", va="bottom", color="0.3")  # fmt: skip
+    levels(ax, marks or {})
     if log:
         ax.set_yscale("log")
     ax.legend(fontsize=8, frameon=False)
@@ -100,9 +105,14 @@ def heatmap(
     low, high = limits if limits is not None else (float(values.min()), float(values.max()))
     image = ax.imshow(values, cmap="RdBu_r" if signed else "cividis", vmin=low, vmax=high, aspect="auto",
                       interpolation="nearest")  # fmt: skip
-    for ticks, setter in ((x_ticks, ax.set_xticks), (y_ticks, ax.set_yticks)):
+    for ticks, size, setter in (
+        (x_ticks, values.shape[1], ax.set_xticks),
+        (y_ticks, values.shape[0], ax.set_yticks),
+    ):
         if ticks is not None:
             setter(range(len(ticks)), [str(tick) for tick in ticks])
+        elif size <= 12:
+            setter(range(size))
     if numbers:
         for (row, column), value in np.ndenumerate(values):
             ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
@@ -147,10 +157,7 @@ def bars(
     ax.set_xticks(range(len(names)), names, rotation=turn, ha="right" if turn else "center")
     if numbers and len(names) <= 12:
         ax.bar_label(drawn, fmt="%.3g", fontsize=7, padding=1)
-    for text, level in (marks or {}).items():
-        ax.axhline(level, color="0.45", linewidth=0.9, linestyle=":")
-        ax.annotate(text, (1, level), xycoords=("axes fraction", "data"), fontsize=7.5,
-                    ha="right", va="bottom", color="0.3")  # fmt: skip
+    levels(ax, marks or {})
     ax.axhline(0, color="0.2", linewidth=0.6)
     ax.margins(y=0.12)
     label(ax, title, "", y)
@@ -166,7 +173,9 @@ def spectrum(ax: Axes, power: Any, title: str, *, key: Sequence[int] = ()) -> No
     label(ax, title, "frequency k (of cos and sin 2πkx/p)", "share of power")
 
 
-def points(ax: Axes, x: Any, y: Any, names: Sequence[Any], title: str, *, x_name: str = "", y_name: str = "") -> None:
+def points(
+    ax: Axes, x: Any, y: Any, names: Sequence[Any], title: str, *, x_name: str = "", y_name: str = ""
+) -> None:
     """A scatter with a name beside each point, for embeddings and projections."""
     xs, ys = as_array(x), as_array(y)
     ax.scatter(xs, ys, s=14, color=COLOURS[0])

@@ -1,10 +1,10 @@
 """One folder per run: what was found beside what was expected, and how to get it again.
 
-    results/<time>-seed<seed>/
-        metrics.json       every figure, each with its expectation and whether it was met
-        config.json        the knobs of this run
-        environment.json   versions, device, threads
-        figures/*.png
+results/<time>-seed<seed>/
+    metrics.json       every figure, each with its expectation and whether it was met
+    config.json        the knobs of this run
+    environment.json   versions, device, threads
+    figures/*.png
 """
 
 from __future__ import annotations
@@ -175,7 +175,9 @@ def meets(value: float, row: Mapping[str, Any]) -> bool:
 def compare(metrics: Mapping[str, float], expected: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each expected row with what was found.  A metric that is missing counts as missed."""
     found = [float(metrics.get(row["metric"], math.nan)) for row in expected]
-    return [{**row, "found": value, "met": meets(value, row)} for row, value in zip(expected, found, strict=True)]
+    return [
+        {**row, "found": value, "met": meets(value, row)} for row, value in zip(expected, found, strict=True)
+    ]
 
 
 def bound(row: Mapping[str, Any]) -> str:

@@ -60,7 +60,7 @@ def train(
         if step % every == 0:
             _record(history, step, loss, model, evaluate)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimiser.step()
