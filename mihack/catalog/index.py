@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from mihack.errors import MihackError
-from mihack.shipped import index_path
+from mihack.shipped import index_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,9 +88,7 @@ class Index:
 
         close = difflib.get_close_matches(fold(term)[:80], names, n=5, cutoff=0.6)
         terms = list(dict.fromkeys(self.concepts[names[name]]["term"] for name in close))
-        hint = (
-            f"Did you mean {' or '.join(terms)}?" if terms else "`mihack explain` lists all terms."
-        )
+        hint = f"Did you mean {' or '.join(terms)}?" if terms else "`mihack explain` lists all terms."
         raise MihackError(f"The glossary has no {term!r}.", hint=hint)
 
 
@@ -115,17 +113,15 @@ def load(folders: Sequence[str | os.PathLike[str]] = (), *, cache: bool = False)
 
 def shipped() -> dict[str, Any]:
     """The index that comes with mihack."""
-    path = index_path()
+    path = index_file()
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 (a str or a Path)
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 (no pathlib here)
             data: dict[str, Any] = json.load(file)
     except (OSError, ValueError) as error:
         hint = "In a checkout, run `make catalog`; otherwise install mihack again."
         raise MihackError(f"The catalogue {path} cannot be read: {error}", hint=hint) from error
     if data.get("format") != FORMAT:
-        raise MihackError(
-            f"{path} has another format than this mihack.", hint="Run `make catalog`."
-        )
+        raise MihackError(f"{path} has another format than this mihack.", hint="Run `make catalog`.")
     return data
 
 
