@@ -7,13 +7,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import shipped
 from ..errors import MihackError
 from . import knobs as knob_rules
 from .knobs import Knob
 from .percent import Cell, Script, parse
+
+if TYPE_CHECKING:
+    from ..catalog.index import Index
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _KNOBS_TITLE = "knobs"
@@ -42,14 +45,12 @@ class Experiment:
         return all(self.knobs.get(name.upper()) == value for name, value in when.items())
 
 
-def choose(
-    problem: Mapping[str, Any], index: Mapping[str, Any], settings: Mapping[str, str]
-) -> Experiment:
+def choose(problem: Mapping[str, Any], index: Index, settings: Mapping[str, str]) -> Experiment:
     """The experiment that a card names, with the card's parameters and ``settings`` filled in."""
     reference = problem["starter"]
     starter = str(reference["name"])
     parameters = dict(reference.get("parameters", {}))
-    manifest = index["starters"].get(starter)
+    manifest = index.starters.get(starter)
     if manifest is None or not _NAME.fullmatch(starter):
         raise MihackError(f"problem {problem['id']} names an unknown starter, {starter!r}")
     selector = str(manifest.get("selector", "task"))

@@ -6,14 +6,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__, shipped
-from ..errors import MihackError
 from . import engine, notebook, percent, values
 from .encode import json_text, markdown_text, url
 from .experiment import Experiment, choose, lab_files
 from .paths import confined, slug
+
+if TYPE_CHECKING:
+    from ..catalog.index import Index
 
 Plan = dict[str, bytes]
 
@@ -44,7 +46,7 @@ class Answers:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def plan(problem: Mapping[str, Any], answers: Answers, index: Mapping[str, Any]) -> Plan:
+def plan(problem: Mapping[str, Any], answers: Answers, index: Index) -> Plan:
     """Every file of the repo for ``problem``, by relative path. Pure: the same in, the same out."""
     experiment = choose(problem, index, answers.settings)
     templates = shipped.templates_dir()
@@ -143,15 +145,3 @@ def purposes(files: Mapping[str, bytes]) -> list[tuple[str, str]]:
         for name, purpose in PURPOSES.items()
         if name in files or any(path.startswith(name) for path in files if name.endswith("/"))
     ]
-
-
-def find(index: Mapping[str, Any], problem_id: str) -> Mapping[str, Any]:
-    """The problem with this id, or MihackError with the close ones."""
-    problems: Mapping[str, Mapping[str, Any]] = index["problems"]
-    if problem_id in problems:
-        return problems[problem_id]
-    import difflib
-
-    close = difflib.get_close_matches(problem_id, list(problems), n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(close)}?" if close else "mihack list shows all problems."
-    raise MihackError(f"there is no problem {problem_id!r}", hint=hint)

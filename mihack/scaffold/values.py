@@ -9,6 +9,7 @@ from .encode import markdown_block, markdown_text, one_line, toml_string, url
 from .experiment import Experiment
 
 if TYPE_CHECKING:
+    from ..catalog.index import Index
     from .plan import Answers
 
 _COMPUTE = {
@@ -35,13 +36,13 @@ _SECTIONS = {
 def context(
     problem: Mapping[str, Any],
     experiment: Experiment,
-    index: Mapping[str, Any],
+    index: Index,
     repo_name: str,
     answers: Answers,
 ) -> dict[str, str]:
     """The cookiecutter variables. Names end in what they are: _md, _toml, or a plain safe word."""
     about = experiment.about
-    works = [index.get("works", {}).get(key) for key in about.get("references", [])]
+    works = [index.works.get(key) for key in about.get("references", [])]
     return {
         "repo_name": repo_name,
         "problem_id_md": markdown_text(str(problem["id"])),
@@ -151,8 +152,8 @@ def _sections(problem: Mapping[str, Any]) -> str:
     )
 
 
-def _words(problem: Mapping[str, Any], index: Mapping[str, Any]) -> str:
-    concepts = [index.get("concepts", {}).get(slug) for slug in problem.get("concepts", [])]
+def _words(problem: Mapping[str, Any], index: Index) -> str:
+    concepts = [index.concepts.get(slug) for slug in problem.get("concepts", [])]
     return _bullets(
         f"**{markdown_text(concept['term'])}**: {markdown_block(concept['summary'])}"
         for concept in concepts
@@ -160,8 +161,8 @@ def _words(problem: Mapping[str, Any], index: Mapping[str, Any]) -> str:
     )
 
 
-def _resources(problem: Mapping[str, Any], index: Mapping[str, Any]) -> str:
-    resources = [index.get("resources", {}).get(key) for key in problem.get("resources", [])]
+def _resources(problem: Mapping[str, Any], index: Index) -> str:
+    resources = [index.resources.get(key) for key in problem.get("resources", [])]
     return _bullets(
         f"{link_md(item['title'], item['url'])}: {markdown_block(item.get('what_for', ''))}"
         for item in resources
@@ -169,8 +170,8 @@ def _resources(problem: Mapping[str, Any], index: Mapping[str, Any]) -> str:
     )
 
 
-def _bearing(problem: Mapping[str, Any], index: Mapping[str, Any]) -> str:
-    works = index.get("works", {})
+def _bearing(problem: Mapping[str, Any], index: Index) -> str:
+    works = index.works
     return _bullets(
         f"{work_md(works[entry['work']])}: {markdown_block(entry['bearing'])}"
         for entry in problem.get("works", [])

@@ -1,0 +1,117 @@
+"""What a planned repo holds, and that the same question always gets the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from baking import bake, problem, tiny  # noqa: F401
+
+from mihack import shipped
+from mihack.scaffold import plan
+
+FILES = {
+    ".github/workflows/ci.yml", ".gitignore", ".mihack.json", "AGENTS.md", "LICENSE", "PROBLEM.md",
+    "README.md", "REPORT.md", "check_gpu.py", "expected.json", "experiment.py", "lab/__init__.py",
+    "lab/knobs.py", "lab/results.py", "notebook.ipynb", "pyproject.toml", "requirements.txt",
+    "tests/test_lab.py", "tests/test_repo.py",
+}  # fmt: skip
+
+
+def test_the_files_are_these() -> None:
+    assert set(bake()) == FILES  # and no lab module that the experiment does not import
+
+
+def test_every_file_is_text_with_unix_line_ends() -> None:
+    for path, content in bake().items():
+        text = content.decode("utf-8")
+        assert "\r" not in text, path
+        assert text.endswith("\n"), path
+
+
+def test_the_same_question_gets_the_same_bytes() -> None:
+    assert bake() == bake()
+    assert bake(author="Ada") != bake()
+
+
+def test_provenance_has_a_hash_of_every_other_file_and_no_time() -> None:
+    files = bake(author="Ada", settings={"n": "20"})
+    record = json.loads(files[".mihack.json"])
+    assert record["files"] == {
+        path: hashlib.sha256(content).hexdigest()
+        for path, content in files.items()
+        if path != ".mihack.json"
+    }
+    assert record["problem"] == "9.1"
+    assert record["answers"]["set"] == {"n": "20"}
+    assert set(record) == {"format", "mihack", "problem", "starter", "experiment", "answers", "files"}
+
+
+def test_readme_says_what_to_run_what_to_expect_and_what_is_what() -> None:
+    files = bake()
+    readme = files["README.md"].decode()
+    assert readme.startswith("# 9.1 Count to ten\n")
+    assert "How far can one count?" in readme
+    assert "    uv run experiment.py" in readme
+    assert "    pip install -e ." in readme
+    assert "| Sum | at least 55 | Gauss |" in readme
+    for path in files:
+        top = path.split("/")[0] + ("/" if "/" in path else "")
+        assert f"`{top}`" in readme or top in {".github/", ".gitignore", "LICENSE"}, top
+    assert len(readme.splitlines()) < 90
+
+
+def test_problem_page_has_the_whole_card() -> None:
+    page = bake()["PROBLEM.md"].decode()
+    for text in ("And why?", "Because.", "1. One.", "Two.", "**sum**: What adding gives.", "[A slate]"):
+        assert text in page
+    assert "Gauss (1784). [A sum](https://example.org/a): Found the closed form." in page
+
+
+def test_the_map_has_six_to_ten_lines_each_for_a_file_that_exists() -> None:
+    files = bake()
+    lines = plan.purposes(files)
+    assert 6 <= len(lines) <= 10
+    assert all(name in files or any(p.startswith(name) for p in files) for name, _ in lines)
+
+
+def test_requirements_are_the_same_in_all_three_places() -> None:
+    files = bake()
+    for requirement in plan.REQUIREMENTS:
+        assert f'  "{requirement}",' in files["pyproject.toml"].decode()
+        assert requirement in files["requirements.txt"].decode().splitlines()
+    assert "matplotlib>=3.8,<4" in files["notebook.ipynb"].decode()
+
+
+def test_lab_is_copied_byte_for_byte() -> None:
+    lab = Path(shipped.__file__).parent / "lab"
+    files = bake()
+    for path, content in files.items():
+        if path.startswith("lab/"):
+            assert content == (lab / Path(path).name).read_bytes()
+
+
+def test_planning_imports_neither_pydantic_nor_yaml_nor_torch() -> None:
+    code = (
+        "import sys; from mihack.scaffold import plan, values, write, engine\n"
+        "engine._environment()\n"
+        "heavy = {'pydantic', 'yaml', 'rich', 'markdown_it', 'torch', 'requests', 'nbformat'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("github", ["", "ada/counting"])
+def test_badge(github: str) -> None:
+    notebook = json.loads(bake(problem(), github=github)["notebook.ipynb"])
+    badge = "".join(notebook["cells"][1]["source"])
+    if github:
+        assert "https://colab.research.google.com/github/ada/counting/blob/main/notebook.ipynb" in badge
+    else:
+        assert "Upload notebook" in badge
+        assert "](https://colab.research.google.com/)" in badge
