@@ -103,15 +103,13 @@ def test_line_endings_and_a_byte_order_mark_do_not_matter(ending: str) -> None:
 )
 def test_fault_and_line(old: str, new: str, line: int, field: str, words: str) -> None:
     faults = found(read(changed(CARD, (old, new))))
-    assert any((fault[0], fault[1]) == (line, field) and words in fault[2] for fault in faults), (
-        faults
-    )
+    assert any((fault[0], fault[1]) == (line, field) and words in fault[2] for fault in faults), faults
 
 
 def test_out_of_order_heading_names_the_order() -> None:
-    swapped = changed(
-        CARD, ("## First steps", "## X"), ("## Going further", "## First steps")
-    ).replace("## X", "## Going further")
+    swapped = changed(CARD, ("## First steps", "## X"), ("## Going further", "## First steps")).replace(
+        "## X", "## Going further"
+    )
     assert [(line, field) for line, field, _ in found(read(swapped))] == [(44, "First steps")]
 
 

@@ -89,9 +89,7 @@ def plain_text() -> st.SearchStrategy[str]:
 
 @QUICK
 @given(plain_text(), plain_text(), st.integers(1, 50), st.integers(0, 50), st.booleans())
-def test_a_valid_card_round_trips(
-    title: str, remains: str, low: int, more: int, starred: bool
-) -> None:
+def test_a_valid_card_round_trips(title: str, remains: str, low: int, more: int, starred: bool) -> None:
     front: dict[str, Any] = {
         **_valid_front(),
         "title": title,

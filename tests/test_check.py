@@ -164,9 +164,7 @@ def test_every_fault_is_named_with_its_line(tmp_path: Path) -> None:
         ("hours: [2, 6]", "hours: [0, 6]", "greater than 0"),
     ],
 )
-def test_message_says_what_would_be_right(
-    tmp_path: Path, old: str, new: str, expected: str
-) -> None:
+def test_message_says_what_would_be_right(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert any(expected in message for message in messages(tmp_path, (old, new)))
 
 
@@ -241,6 +239,30 @@ def test_a_hostile_file_name_is_shown_harmlessly(tmp_path: Path) -> None:
     shown = [str(fault) for fault in check_layer(tmp_path, BASE).faults]
     assert shown
     assert all(line.isprintable() for line in shown)
+
+
+def test_a_file_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    write(tmp_path, FILES)
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path / "concepts") + b"/\xff.md")).write_text(CONCEPT)
+    except OSError:
+        pytest.skip("this file system wants UTF-8 names")
+    for arguments in ([str(tmp_path)], [str(tmp_path), "--json"]):
+        assert "udcff" in CliRunner().invoke(check, arguments).stdout
+
+
+def test_an_id_like_a_shipped_one_in_other_case(tmp_path: Path) -> None:
+    write(tmp_path, FILES)
+    faults = check_layer(tmp_path, {**BASE, "problems": {"x-1": {}}}).faults
+    assert [(fault.line, fault.field) for fault in faults] == [(2, "id")]
+    assert "only in case" in faults[0].message
+
+
+def test_a_concept_has_a_free_body(tmp_path: Path) -> None:
+    write(tmp_path, {**FILES, "concepts/attention.md": CONCEPT + "\nText.\n\n## Any heading\n\nx\n"})
+    assert check_layer(tmp_path, BASE).faults == []
+    write(tmp_path, {"concepts/attention.md": CONCEPT + "\nText <b>.\n"})
+    assert named(check_layer(tmp_path, BASE)) == [("concepts/attention.md", 10, "body")]
 
 
 def test_command_prints_faults_and_exits_with_1(tmp_path: Path) -> None:

@@ -92,9 +92,7 @@ def test_old_cache_files_are_removed(home: Path, ours: Path) -> None:
 
 
 def test_faults_are_listed_with_the_command_that_lists_all(home: Path, ours: Path) -> None:
-    write(
-        ours, {"problems/demo/X-1-sort-two.md": changed(OURS, ("hours: [2, 6]", "hours: [6, 2]"))}
-    )
+    write(ours, {"problems/demo/X-1-sort-two.md": changed(OURS, ("hours: [2, 6]", "hours: [6, 2]"))})
     with pytest.raises(MihackError) as caught:
         load([ours], cache=True)
     assert "X-1-sort-two.md:16: hours" in str(caught.value)

@@ -121,9 +121,7 @@ def test_filters(index: Index, filters: dict[str, Any], expected: str) -> None:
         ({"tags": ["groking"]}, "grokking"),
     ],
 )
-def test_unknown_filter_value_names_close_ones(
-    index: Index, filters: dict[str, Any], hint: str
-) -> None:
+def test_unknown_filter_value_names_close_ones(index: Index, filters: dict[str, Any], hint: str) -> None:
     with pytest.raises(MihackError) as caught:
         query(index, **filters)
     assert hint in (caught.value.hint or "")

@@ -30,18 +30,24 @@ def _parser() -> MarkdownIt:
     return parser
 
 
-def parse(text: str, first_line: int) -> tuple[list[Section], list[Found]]:
-    """The H2 sections of ``text`` (whose first line is ``first_line``), and every fault in it."""
+@dataclass
+class Body:
+    """A card's Markdown: its H2 sections, the line of any text before them, its faults."""
+
+    sections: list[Section]
+    preface: int | None
+    found: list[Found]
+
+
+def parse(text: str, first_line: int) -> Body:
+    """The body ``text``, whose first line is ``first_line`` of its file."""
     environment: dict[str, dict[str, dict[str, object]]] = {}
     tokens = _parser().parse(text, environment)
     found: list[Found] = []
     sections: list[Section] = []
     lines = text.split("\n")
     starts = [n for n, token in enumerate(tokens) if _is_h2(token)]
-    before = tokens[: starts[0]] if starts else tokens
-    if before and before[0].map:
-        message = "text before the first heading; move it under one"
-        found.append((first_line + before[0].map[0], "body", message))
+    before = tokens[0].map if tokens and starts[:1] != [0] else None
     for start, end in zip(starts, [*starts[1:], len(tokens)], strict=False):
         sections.append(_section(tokens[start:end], lines, first_line))
         blocks = (token.type for token in tokens[start:end] if token.level == 0)
@@ -53,7 +59,8 @@ def parse(text: str, first_line: int) -> tuple[list[Section], list[Found]]:
             where = reference.get("map")
             line = where[0] if isinstance(where, list) else 0
             found.append((first_line + line, f"link [{name.lower()}]", message))
-    return sections, sorted(set(found))
+    preface = first_line + before[0] if before else None
+    return Body(sections, preface, sorted(set(found)))
 
 
 def _is_h2(token: Token) -> bool:
@@ -112,9 +119,12 @@ def link_fault(address: str) -> str:
 
 
 def heading_faults(
-    sections: list[Section], wanted: tuple[str, ...], extra_allowed: bool, first_line: int
+    body: Body, wanted: tuple[str, ...], extra_allowed: bool, first_line: int
 ) -> Iterator[Found]:
-    """Missing, repeated, misplaced and unknown headings."""
+    """Missing, repeated, misplaced and unknown headings, and text before the first."""
+    sections = body.sections
+    if body.preface is not None:
+        yield body.preface, "body", "text before the first heading; move it under one"
     first: dict[str, Section] = {}
     last = -1
     for section in sections:

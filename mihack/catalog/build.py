@@ -60,7 +60,7 @@ def _entry(entry: Entry, catalog: Catalog) -> dict[str, Any]:
 
 def _text(kind: str, card: Card) -> dict[str, Any]:
     if kind == "concepts":
-        return {"body": card.body.strip("\n")}
+        return {"body": card.text.strip("\n")}
     if kind == "areas":
         return {"sections": [{"heading": s.heading, "text": s.text} for s in card.sections]}
     texts = {section.heading: section.text for section in card.sections}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 from mihack.catalog import yamllines
-from mihack.catalog.body import Section, heading_faults
+from mihack.catalog.body import Body, Section, heading_faults
 from mihack.catalog.body import parse as parse_body
 from mihack.catalog.faults import Fault
 from mihack.catalog.fields import bad_characters
@@ -36,10 +35,15 @@ class Card:
 
     file: str
     front: Node | None = None
-    body: str = ""
+    text: str = ""
+    body: Body | None = None
     body_line: int = 1
-    sections: list[Section] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def sections(self) -> list[Section]:
+        """The H2 sections of the body."""
+        return self.body.sections if self.body else []
 
     def add(self, line: int, name: str, message: str) -> None:
         """Note one fault of this card."""
@@ -85,7 +89,7 @@ def _split(card: Card, text: str) -> None:
     if end is None:
         card.add(1, "front matter", 'has no end: close it with a line "---"')
         return
-    card.body, card.body_line = "\n".join(lines[end + 1 :]), end + 2
+    card.text, card.body_line = "\n".join(lines[end + 1 :]), end + 2
     front, found = yamllines.read("\n".join(lines[1:end]), first_line=2)
     for line, name, message in found:
         card.add(line, name, message)
@@ -93,19 +97,14 @@ def _split(card: Card, text: str) -> None:
         card.front = front
     elif not found:
         card.add(2, "front matter", "is not a list of fields; write one `name: value` per line")
-    card.sections, in_body = parse_body(card.body, card.body_line)
-    for line, name, message in in_body:
+    card.body = parse_body(card.text, card.body_line)
+    for line, name, message in card.body.found:
         card.add(line, name, message)
 
 
 def require_headings(card: Card, wanted: tuple[str, ...], extra_allowed: bool = False) -> None:
-    """Note missing, repeated, misplaced and unknown headings.  Without a body there are none."""
-    if card.body_line > 1:
-        found = heading_faults(card.sections, wanted, extra_allowed, card.body_line)
+    """Note missing, repeated, misplaced and unknown headings, if there is a body at all."""
+    if card.body is not None:
+        found = heading_faults(card.body, wanted, extra_allowed, card.body_line)
         for line, name, message in found:
             card.add(line, name, message)
-
-
-def slug_of(text: str) -> str:
-    """A slug for ``text``: ASCII letters and digits, joined by hyphens; may be empty."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

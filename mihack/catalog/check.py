@@ -18,11 +18,12 @@ from mihack.catalog.card import CARD_BYTES, LIST_BYTES, Card
 from mihack.catalog.faults import Fault, validate
 from mihack.catalog.fields import SLUG, Slug, bad_characters
 from mihack.catalog.files import Entry, Found, catalog_files, read_bytes, read_yaml
+from mihack.catalog.index import shipped
 from mihack.catalog.references import WHERE, reference_faults, starter_faults
 from mihack.catalog.schema import Area, Concept, Problem, Resource, Work
 from mihack.catalog.starters import read_starters
 from mihack.catalog.yamllines import Node
-from mihack.shipped import catalog_dir, index_path, templates_dir
+from mihack.shipped import catalog_dir, templates_dir
 
 MODELS: dict[str, Any] = {
     "problems": Problem,
@@ -65,10 +66,7 @@ def check_shipped() -> Catalog:
 
 def check_layer(folder: Path, base: Mapping[str, Any] | None = None) -> Catalog:
     """A user's folder, whose cards may name whatever ``base`` (the shipped index) has."""
-    if base is None:
-        import json
-
-        base = json.loads(index_path().read_text("utf-8"))
+    base = shipped() if base is None else base
     catalog = Catalog(folder, starters=base["starters"])
     _read(catalog)
     _check(catalog, base, [])
@@ -166,13 +164,21 @@ def _check(catalog: Catalog, base: Mapping[str, Any], described: list[Entry]) ->
         if entry.kind == "problems":
             catalog.faults += starter_faults(entry, catalog.starters)
     catalog.faults += _ambiguous_terms(catalog)
-    # A schema fault and a reference fault at one place say the same thing; the first is enough.
-    catalog.faults = list(dict.fromkeys(catalog.faults))
+    catalog.faults += _case_twins(catalog, base)
 
 
 def _entries(catalog: Catalog) -> Iterator[Entry]:
     for kind in catalog.entries.values():
         yield from kind.values()
+
+
+def _case_twins(catalog: Catalog, base: Mapping[str, Any]) -> Iterator[Fault]:
+    """An id that replaces nothing shipped but looks like it: np001 beside NP001."""
+    lower = {key.lower(): key for key in base.get("problems", {})}
+    for key, entry in catalog.entries["problems"].items():
+        if (twin := lower.get(key.lower(), key)) != key:
+            message = f"{key!r} differs from {twin!r} only in case; use {twin!r} to replace it"
+            yield Fault(entry.file, entry.node.at(("id",)).line, "id", message)
 
 
 def _ambiguous_terms(catalog: Catalog) -> Iterator[Fault]:

@@ -52,9 +52,7 @@ def path(loc: tuple[Any, ...]) -> str:
     return text
 
 
-def validate(
-    node: Node, model: Any, file: str, prefix: tuple[Any, ...] = ()
-) -> tuple[Any, list[Fault]]:
+def validate(node: Node, model: Any, file: str, prefix: tuple[Any, ...] = ()) -> tuple[Any, list[Fault]]:
     """Validate ``node`` against ``model``; the validated object (or None) and every fault."""
     try:
         return TypeAdapter(model).validate_python(node.plain()), []

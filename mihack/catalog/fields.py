@@ -24,9 +24,7 @@ DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 ARXIV = r"(?:[0-9]{4}\.[0-9]{4,5}|[a-z-]+(?:\.[A-Z]{2})?/[0-9]{7})"
 DOI = r"10\.[0-9]{4,9}/[^\s<>\"]+"
 # Windows opens a device, not a file, for these names, whatever their extension.
-RESERVED = {"con", "prn", "aux", "nul"} | {
-    f"{port}{n}" for port in ("com", "lpt") for n in range(10)
-}
+RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
 
 
 def bad_characters(text: str, allowed: str = "") -> list[str]:
@@ -60,9 +58,7 @@ def _not_reserved(text: str) -> None:
 
 def _slug(text: str) -> str:
     if not re.fullmatch(SLUG, text):
-        raise ValueError(
-            f"{text!r} is not a slug: small letters and digits joined by single hyphens"
-        )
+        raise ValueError(f"{text!r} is not a slug: small letters and digits joined by single hyphens")
     _not_reserved(text)
     return text
 
@@ -177,9 +173,7 @@ Url = Annotated[
 ]
 Difficulty = Annotated[str, AfterValidator(_difficulty), _pattern(DIFFICULTY)]
 Day = Annotated[str, AfterValidator(_date), _pattern(DATE)]
-Arxiv = Annotated[
-    str, _matching(ARXIV, "an arXiv number such as 2209.11895 (no version)"), _pattern(ARXIV)
-]
+Arxiv = Annotated[str, _matching(ARXIV, "an arXiv number such as 2209.11895 (no version)"), _pattern(ARXIV)]
 Doi = Annotated[str, _matching(DOI, "a DOI such as 10.1000/182"), _pattern(DOI)]
 Hours = Annotated[
     list[Annotated[int | float, Field(gt=0, le=10000)]],

@@ -117,9 +117,7 @@ def _starter(index: Index, wanted: str) -> Test:
         raise unknown("experiment", wanted, [f"{name}/{e}" for e in manifest["experiments"]])
     return lambda item: (
         item["starter"]["name"] == name
-        and (
-            not experiment or item["starter"]["parameters"].get(manifest["selector"]) == experiment
-        )
+        and (not experiment or item["starter"]["parameters"].get(manifest["selector"]) == experiment)
     )
 
 

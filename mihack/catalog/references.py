@@ -65,9 +65,7 @@ def starter_faults(entry: Entry, starters: Mapping[str, Any]) -> Iterator[Fault]
     reference = entry.node.plain().get("starter")
     if not isinstance(reference, dict) or not isinstance(reference.get("name"), str):
         return
-    for field, message in _starter_messages(
-        reference["name"], reference.get("parameters"), starters
-    ):
+    for field, message in _starter_messages(reference["name"], reference.get("parameters"), starters):
         loc = ("starter", *field)
         yield Fault(entry.file, entry.node.at(loc).line, path(loc), message)
 

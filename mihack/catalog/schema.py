@@ -63,9 +63,7 @@ class WorkRef(Strict):
     """A work that bears on a problem, and how."""
 
     work: Slug = Field(description="A key of works.yaml.")
-    bearing: Paragraph = Field(
-        description="One sentence: what this work settles or adds for the problem."
-    )
+    bearing: Paragraph = Field(description="One sentence: what this work settles or adds for the problem.")
 
 
 class StarterRef(Strict):
@@ -88,14 +86,11 @@ class Problem(Strict):
         description="The number in the original post; null or absent if there is none.",
     )
     title: OneLine = Field(
-        description="Our own title, one line; in the shipped catalogue at most 90 characters, "
-        "no full stop."
+        description="Our own title, one line; in the shipped catalogue at most 90 characters, no full stop."
     )
     area: Slug = Field(description="A file of areas/, without .md.")
     subarea: OneLine = Field(description="The heading under which the source lists the problem.")
-    difficulty: Difficulty = Field(
-        description="A letter, A (easiest) to D, or a range such as B-C."
-    )
+    difficulty: Difficulty = Field(description="A letter, A (easiest) to D, or a range such as B-C.")
     difficulty_basis: Basis = Field(
         description="Who rated it: posted (the post), community (the community list), recalled "
         "(from memory of the post), estimated (us)."
@@ -117,9 +112,7 @@ class Problem(Strict):
         description="The works that bear on it; may be empty only for open and unknown."
     )
     remains: Paragraph = Field(description="One sentence: what is left for a team.")
-    hours: Hours = Field(
-        description="Our estimate of the hours to a first own result: [low, high]."
-    )
+    hours: Hours = Field(description="Our estimate of the hours to a first own result: [low, high].")
     compute: Compute = Field(description="The least machine on which it can be done.")
     coding: Coding = Field(description="How much code a team writes beyond the starter.")
     concepts: Annotated[list[Slug], Distinct] = Field(
@@ -179,9 +172,7 @@ class Concept(Strict):
         default=[], description="Other words for the same thing; `mihack explain` finds them too."
     )
     summary: Paragraph = Field(description="The definition, in about two sentences.")
-    formula: Paragraph | None = Field(
-        default=None, description="A formula, a shape, or both, as plain text."
-    )
+    formula: Paragraph | None = Field(default=None, description="A formula, a shape, or both, as plain text.")
     transformer_lens: Paragraph | None = Field(
         default=None, description="The TransformerLens call or the activation's name."
     )

@@ -76,9 +76,7 @@ class Experiment(Strict):
     )
     look_at: Markdown = Field(description="What the figure shows, in Markdown.")
     next: Annotated[list[Paragraph], Field(min_length=1)] = Field(description="What to try next.")
-    references: Annotated[list[Slug], Distinct] = Field(
-        default=[], description="Keys of works.yaml."
-    )
+    references: Annotated[list[Slug], Distinct] = Field(default=[], description="Keys of works.yaml.")
 
 
 class Starter(Strict):

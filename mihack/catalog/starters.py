@@ -46,9 +46,7 @@ def _starter(folder: Path, entries: list[Entry], faults: list[Fault]) -> dict[st
     return {**data, "experiments": experiments}
 
 
-def _described(
-    path: Path, model: Any, kind: str, faults: list[Fault]
-) -> tuple[Entry | None, dict[str, Any]]:
+def _described(path: Path, model: Any, kind: str, faults: list[Fault]) -> tuple[Entry | None, dict[str, Any]]:
     """The entry of a YAML file, and its validated data (empty if it has a fault)."""
     data = read_bytes(path, str(path), LIST_BYTES, faults)
     node = read_yaml(data, str(path), faults) if data is not None else None

@@ -14,9 +14,7 @@ import click
     epilog="Example: mihack check my-catalogue",
     short_help="Name every fault of a catalogue folder.",
 )
-@click.argument(
-    "folder", metavar="[DIR]", required=False, type=click.Path(exists=True, file_okay=False)
-)
+@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(exists=True, file_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of faults.")
 def check(folder: str | None, as_json: bool) -> None:
     """Check the catalogue in DIR (default: the one that comes with mihack).
@@ -33,7 +31,7 @@ def check(folder: str | None, as_json: bool) -> None:
     catalog = check_folder(Path(folder) if folder else catalog_dir())
     faults = [replace(fault, file=nearby(fault.file)) for fault in catalog.faults]
     if as_json:
-        click.echo(json.dumps([asdict(fault) for fault in faults], indent=2, ensure_ascii=False))
+        click.echo(json.dumps([asdict(fault) for fault in faults], indent=2))
     else:
         for fault in faults:
             click.echo(str(fault))
