@@ -17,6 +17,7 @@ _FENCE = re.compile(r"(`{3,}(?=[^`]*\Z)|~{3,})")
 _STRAY_FENCE = re.compile(r"`{3,}|~{3,}")
 _TICKS = re.compile(r"`+")
 _LINK = re.compile(r"\](?=\(|:)(?!\(\s*<?(?:https?://|mailto:|#)|:\s*<?https?://|:(?:\s*\Z|\s+\w))")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSURE = set("[]|$\\")
 
 
@@ -69,7 +70,8 @@ def toml_string(text: str) -> str:
 
 def json_text(data: object) -> str:
     """JSON for a file that people read: indented, sorted as given, final newline."""
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # no file can hold one bare
 
 
 def url(text: str) -> str:

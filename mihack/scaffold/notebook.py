@@ -100,12 +100,13 @@ def build(
 
 def to_bytes(notebook: Mapping[str, Any]) -> bytes:
     """The .ipynb file, byte for byte the same for the same notebook."""
-    return (json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
+    return (text + "\n").encode()  # every text in it is clean by now
 
 
 def cell_id(problem_id: str, place: int) -> str:
     """A cell id that depends on the problem and the cell's place alone."""
-    return hashlib.sha256(f"{problem_id}:{place}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{problem_id}:{place}".encode("utf-8", "replace")).hexdigest()[:12]
 
 
 def badge(github: str) -> str:
