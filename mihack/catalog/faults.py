@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -95,7 +95,9 @@ def _message(detail: dict[str, Any], where: Node, model: Any, loc: tuple[Any, ..
         return f"is missing. {_description(model, loc)}".strip()
     if kind == "extra_forbidden":
         known = _fields(model, loc[:-1])
-        return f"unknown field; known here: {one_of(known)}{meant(str(loc[-1]), known)}"
+        message = f"unknown field; known here: {one_of(known)}{meant(str(loc[-1]), known)}"
+        # {why: one, two} is read as two fields; nobody expects that.
+        return message + ("; a text with a comma needs quotes inside { }" if value is None else "")
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":
@@ -111,13 +113,16 @@ def _message(detail: dict[str, Any], where: Node, model: Any, loc: tuple[Any, ..
 
 def _model_at(model: Any, loc: tuple[Any, ...]) -> Any:
     """The pydantic model that ``loc`` leads to, or None where it leads to something else."""
+    is_key = False
     for step in loc:
-        if isinstance(step, int) or model is None:
+        if isinstance(step, int) or is_key:
+            is_key = False  # an item of a list, or of a mapping: its model is already here
             continue
-        fields = getattr(model, "model_fields", None)
-        if fields is None:
-            continue  # a mapping's key: the model is that of its values
-        model = _inner_model(fields[step].annotation) if step in fields else None
+        fields = getattr(model, "model_fields", {})
+        if step not in fields:
+            return None
+        is_key = get_origin(fields[step].annotation) is dict
+        model = _inner_model(fields[step].annotation)
     return model
 
 
