@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,17 @@ def test_cache_is_used_until_the_content_changes(
         assert load([ours], cache=True).problems == first
     write(ours, {"problems/demo/X-1-sort-two.md": changed(OURS, ("Sort two", "Order two"))})
     assert load([ours], cache=True).problem("X-1")["title"] == "Order two numbers"
+
+
+def test_a_cached_folder_needs_no_parser(home: Path, ours: Path) -> None:
+    load([ours], cache=True)
+    code = (
+        "import sys; from mihack.catalog.index import load;"
+        f"load([{str(ours)!r}], cache=True).problem('X-1');"
+        "print(*{'pydantic', 'yaml', 'markdown_it'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
 
 
 def test_an_unwritable_cache_is_no_reason_to_fail(

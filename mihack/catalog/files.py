@@ -15,6 +15,7 @@ from mihack.catalog.faults import Fault
 from mihack.catalog.yamllines import Node
 
 LISTS = {"resources.yaml": "resources", "works.yaml": "works"}
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 FOLDERS = ("areas", "concepts", "problems")
 
 
@@ -110,7 +111,7 @@ def read_bytes(path: Path, shown: str, limit: int, faults: list[Fault]) -> bytes
     """At most ``limit`` + 1 bytes of a file; None, and a fault, if it cannot be read."""
     try:
         # O_NOFOLLOW closes the gap between looking at the path and opening it.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
             return file.read(limit + 1)
     except OSError as error:

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mihack import __version__
-from mihack.catalog.faults import Fault
-from mihack.catalog.files import catalog_files
 from mihack.catalog.index import FORMAT
 from mihack.errors import MihackError
 from mihack.shipped import index_path
@@ -29,7 +29,10 @@ def read_layer(folder: str, *, cache: bool) -> dict[str, Any]:
         raise MihackError(f"There is no catalogue folder {folder}.", hint=hint)
     if not cache:
         return _build(root)
-    kept = cache_dir() / f"layer-{fingerprint(root)}.json"
+    try:
+        kept = cache_dir() / f"layer-{fingerprint(root)}.json"
+    except OSError:  # something there cannot be read; the check says what
+        return _build(root)
     with contextlib.suppress(OSError, ValueError):
         stored: dict[str, Any] = json.loads(kept.read_text("utf-8"))
         return stored
@@ -48,17 +51,29 @@ def cache_dir() -> Path:
 def fingerprint(root: Path) -> str:
     """A hash of everything that decides the result: the cards, the shipped index, this version."""
     digest = hashlib.sha256(f"{FORMAT} {__version__}".encode())
-    faults: list[Fault] = []
-    for path in [index_path(), *(root.joinpath(*f.parts) for f in catalog_files(root, faults))]:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            content = str(error).encode()
+    digest.update(index_path().read_bytes())
+    for path in _everything(root):
+        info = path.lstat()
+        # What is larger is a fault, whatever is in it.
+        readable = stat.S_ISREG(info.st_mode) and info.st_size <= 2**20
+        content = path.read_bytes() if readable else b""
+        name = str(path.relative_to(root)).encode("utf-8", "surrogateescape")
         # Lengths keep two files from hashing like one.
-        name = str(path).encode("utf-8", "surrogateescape")
-        digest.update(f"{len(name)} {len(content)}\n".encode() + name + content)
-    digest.update("\n".join(map(str, faults)).encode("utf-8", "surrogateescape"))
+        facts = f"{stat.S_IFMT(info.st_mode)} {info.st_size} {len(name)} {len(content)}\n"
+        digest.update(facts.encode() + name + content)
     return digest.hexdigest()[:32]
+
+
+def _everything(root: Path) -> Iterator[Path]:
+    """All that a check could look at, found without the modules that a check needs."""
+    yield from sorted(root.glob("*.y*ml"))
+    for name in ("areas", "concepts", "problems"):
+        if (root / name).is_symlink():
+            yield root / name  # os.walk would follow this one
+            continue
+        for folder, folders, files in os.walk(root / name, followlinks=False):
+            folders.sort()
+            yield from (Path(folder, entry) for entry in sorted([*folders, *files]))
 
 
 def _build(root: Path) -> dict[str, Any]:
