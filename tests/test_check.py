@@ -187,10 +187,13 @@ def test_hostile_titles_are_legitimate_text(tmp_path: Path, title: str) -> None:
 
 
 def test_references_may_name_what_a_broken_card_describes(tmp_path: Path) -> None:
-    write(tmp_path, {**FILES, "concepts/attention.md": "---\nterm: [\n---\n"})
-    assert {fault.file for fault in check_layer(tmp_path, BASE).faults} == {
-        str(tmp_path / "concepts" / "attention.md")
+    broken = {
+        "concepts/attention.md": "---\nterm: [\n---\n",
+        "problems/demo/X-2-broken.md": "no front matter",
     }
+    related = changed(CARD, ("related: []", 'related: ["X-2"]'))
+    write(tmp_path, {**FILES, **broken, "problems/demo/X-1-sort-two.md": related})
+    assert {file for file, _, _ in named(check_layer(tmp_path, BASE))} == set(broken)
 
 
 def test_references_may_name_what_the_base_has(tmp_path: Path) -> None:

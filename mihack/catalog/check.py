@@ -43,6 +43,7 @@ class Catalog:
     entries: dict[str, dict[str, Entry]] = field(default_factory=lambda: {k: {} for k in MODELS})
     starters: dict[str, Any] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)
 
 
 def check_folder(folder: Path) -> Catalog:
@@ -88,6 +89,14 @@ def _read(catalog: Catalog) -> None:
                 catalog.faults += entry.card.faults
             if entry.key:
                 _place(catalog, entry)
+            else:
+                catalog.unread |= _possible_ids(Path(entry.file).stem)
+
+
+def _possible_ids(stem: str) -> set[str]:
+    """The ids that an unreadable card may have, so that those who name it are not at fault."""
+    parts = stem.split("-")
+    return {"-".join(parts[:n]) for n in range(1, len(parts))}
 
 
 def _place(catalog: Catalog, entry: Entry) -> None:
@@ -154,7 +163,7 @@ def _place_faults(found: Found, card: Card, key: Any, stem: str) -> Iterator[Fau
 
 def _check(catalog: Catalog, base: Mapping[str, Any], described: list[Entry]) -> None:
     names = {kind: set(catalog.entries[kind]) | set(base.get(kind, {})) for kind in WHERE}
-    names["problems"] = {name for name in names["problems"] if "\0" not in name}
+    names["problems"] = {name for name in names["problems"] if "\0" not in name} | catalog.unread
     for entry in [*_entries(catalog), *described]:
         if entry.kind in MODELS and (entry.card is None or entry.card.front is not None):
             prefix = (entry.key,) if entry.card is None else ()
