@@ -16,7 +16,7 @@ _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _FENCE = re.compile(r"(`{3,}(?=[^`]*\Z)|~{3,})")
 _STRAY_FENCE = re.compile(r"`{3,}|~{3,}")
 _TICKS = re.compile(r"`+")
-_LINK = re.compile(r"\](?=\(|:)(?!\(\s*<?(?:https?://|mailto:|#)|:\s*<?https?://|:(?:\s*\Z|\s+\w))")
+_LINK = re.compile(r"\](?=\(|:)(?!\(\s*(?:https?://|mailto:|#)|:\s*https?://)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSURE = set("[]|$\\")
 
