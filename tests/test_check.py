@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from small_catalog import AREA, BASE, CARD, CONCEPT, FILES, WORKS, changed, write
 
 from mihack.catalog.check import Catalog, check_layer, check_shipped
-from mihack.commands.check import check
+from mihack.commands.check import check_command as check
 
 
 def named(catalog: Catalog) -> list[tuple[str, int, str]]:

@@ -494,7 +494,7 @@ def test_a_repo_that_was_edited_after_a_killed_fill_keeps_the_edits(tmp_path: Pa
 def test_a_real_kill_of_the_real_command(tmp_path: Path) -> None:
     """No hook here: `new` in its own process, killed by the clock."""
     code = (
-        "import sys; from pathlib import Path; from mihack.commands.new import new\n"
+        "import sys; from pathlib import Path; from mihack.commands.new import new_command as new\n"
         "new.main(['3.3', sys.argv[1], '--yes'])"
     )
     started = time.perf_counter()

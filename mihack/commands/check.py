@@ -16,7 +16,7 @@ import click
 )
 @click.argument("folder", metavar="[DIR]", required=False, type=click.Path(exists=True, file_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of faults.")
-def check(folder: str | None, as_json: bool) -> None:
+def check_command(folder: str | None, as_json: bool) -> None:
     """Check the catalogue in DIR (default: the one that comes with mihack).
 
     Prints every fault as FILE:LINE: FIELD: what is wrong and what would be right. Exits with 1 if

@@ -62,7 +62,7 @@ def _complete(
     type=click.Path(exists=True, file_okay=False),
     help="Lay a catalogue folder over the shipped one. Repeatable.",
 )
-def new(
+def new_command(
     problem_id: str | None,
     path: Path | None,
     settings: tuple[str, ...],

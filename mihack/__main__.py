@@ -1,0 +1,5 @@
+"""``python -m mihack``."""
+
+from mihack.cli import main
+
+main()

@@ -1,0 +1,110 @@
+"""`mihack list`: what could we work on this weekend?"""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from mihack import completion
+from mihack.catalog.index import load
+from mihack.catalog.query import query
+from mihack.terminal import clean, coloured, columns, fit, one_line, rows, wrap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mihack.catalog.index import Index
+
+# id, difficulty, status, hours: the title takes what is left
+WIDTHS = (5, 4, 7, 7)
+# one word each, so that a row fits 80 columns
+STATUS = {"partly answered": "partly", "largely answered": "largely"}
+
+
+@click.command(
+    "list",
+    epilog="Example: mihack list --difficulty A --hours 16 sorting",
+    short_help="List the problems, filtered.",
+)
+@click.argument("words", nargs=-1)
+@click.option("--difficulty", metavar="A-D", help="A letter or range; A matches every range that includes A.")
+@click.option("--area", shell_complete=completion.areas, help="An area, or the start of its name.")
+@click.option("--status", help="open, partly answered, largely answered or unknown; a start is enough.")
+@click.option("--compute", help="At most this: laptop, free-gpu, gpu or cluster.")
+@click.option("--coding", help="At most this much programming: low, some or high.")
+@click.option("--hours", type=float, help="At most this many hours to a first own result (our estimate).")
+@click.option("--starter", shell_complete=completion.starters, help="A starter, or STARTER/EXPERIMENT.")
+@click.option("--tag", "tags", multiple=True, shell_complete=completion.tags, help="A tag. Repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: all facts, without the texts.")
+@click.option("--ids", is_flag=True, help="Print ids only, one a line.")
+@click.option(
+    "--catalog",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False),
+    help="Lay a catalogue folder over the shipped one. Repeatable.",
+)
+def list_command(
+    words: tuple[str, ...], as_json: bool, ids: bool, catalog: tuple[str, ...], **filters: Any
+) -> None:
+    """List the problems that meet every filter and contain all WORDS.
+
+    Without WORDS they come in order of their numbers, with WORDS the best match first.
+    """
+    index = load(catalog, cache=True)
+    found = query(index, text=" ".join(words) or None, **filters)
+    if as_json:
+        facts = [{key: value for key, value in item.items() if key != "sections"} for item in found]
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    elif ids:
+        click.echo("".join(f"{one_line(item['id'])}\n" for item in found), nl=False)
+    else:
+        click.echo("\n".join(table(index, found, grouped=not words)))
+    if not as_json and not ids:
+        click.echo(footer(len(found), len(index.problems)), err=True)
+
+
+def table(index: Index, items: list[dict[str, Any]], *, grouped: bool) -> list[str]:
+    """Lines of at most the terminal's width; under a heading per area if ``grouped``."""
+    lines = [header()]
+    area = None
+    for item in items:
+        if grouped and item["area"] != area:
+            area = item["area"]
+            title = index.areas.get(area, {}).get("title", area)
+            lines += ["", heading(one_line(title))]
+        lines.append(row(item))
+    return lines
+
+
+def header() -> str:
+    """The line over the columns."""
+    return rows([("id", "diff", "status", "hours", "title")], WIDTHS)[0]
+
+
+def row(item: dict[str, Any]) -> str:
+    """One problem: its facts in columns, its title filling as many lines as it needs."""
+    low, high = item["hours"]
+    facts = (
+        one_line(item["id"]),
+        item["difficulty"],
+        STATUS.get(item["status"], item["status"]),
+        f"{low:g}-{high:g} h",
+    )
+    start = sum(WIDTHS) + 2 * len(WIDTHS)
+    title = wrap(one_line(item["title"]), columns(), " " * start)
+    return fit(rows([(*facts, "")], WIDTHS)[0], start) + title[start:]
+
+
+def heading(text: str) -> str:
+    """An area's name, bold on a terminal."""
+    return click.style(text, bold=True) if coloured() else clean(text)
+
+
+def footer(found: int, total: int) -> str:
+    """How many there are, and what to do next."""
+    if not found:
+        return f"None of the {total} problems meets every filter: drop one, or try `mihack list`."
+    return f"\n{found} of {total} problems. Read one with `mihack show ID`, start with `mihack new ID`."

@@ -1,0 +1,167 @@
+"""`mihack show`: what is it, who has tried, what do we need to know?"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from mihack import completion
+from mihack.catalog.index import load
+from mihack.terminal import clean, coloured, columns, one_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mihack.catalog.index import Index
+
+BASIS = {
+    "posted": "the author's rating, as posted",
+    "community": "from the community's database",
+    "recalled": "the author's rating from memory, not checked again",
+    "estimated": "our own estimate",
+}
+SECTIONS = {
+    "problem": "Problem",
+    "why": "Why it matters",
+    "first_steps": "First steps",
+    "further": "Going further",
+    "prior_work": "Prior work",
+}
+
+
+@click.command(
+    "show",
+    epilog="Example: mihack show 3.1",
+    short_help="Show one problem: what it is, who has tried, where to start.",
+)
+@click.argument("problem_id", metavar="ID", shell_complete=completion.problem_ids)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the whole card.")
+@click.option("--plain", is_flag=True, help="Print Markdown as it is, without layout or colour.")
+@click.option(
+    "--catalog",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False),
+    help="Lay a catalogue folder over the shipped one. Repeatable.",
+)
+def show_command(problem_id: str, as_json: bool, plain: bool, catalog: tuple[str, ...]) -> None:
+    """Show the card of problem ID: the community list's number, or the post's."""
+    index = load(catalog, cache=True)
+    item, note = find(index, problem_id)
+    if note:
+        click.echo(note, err=True)
+    if as_json:
+        click.echo(json.dumps(item, indent=2, ensure_ascii=False))
+        return
+    text = clean(card(index, item))
+    if plain or not sys.stdout.isatty():
+        click.echo(text)
+    else:
+        _render(text)
+
+
+def find(index: Index, number: str) -> tuple[dict[str, Any], str]:
+    """The problem with this id, else with this number in the posts; and what to say about it."""
+    posted = [item for item in index.problems.values() if item["post_id"] == number.strip()]
+    if number.strip() not in index.problems and len(posted) == 1:
+        item = posted[0]
+        return item, f"{number} is its number in the post; the community list has it as {item['id']}."
+    item = index.problem(number)
+    others = [other["id"] for other in posted if other["id"] != item["id"]]
+    note = f"In the posts, {number} is another problem: see {', '.join(others)}." if others else ""
+    return item, note
+
+
+def card(index: Index, item: dict[str, Any]) -> str:
+    """The whole card as Markdown."""
+    blocks = [f"# {one_line(item['id'])} {one_line(item['title'])}", facts(index, item)]
+    blocks += [f"## {title}\n\n{item['sections'][key]}" for key, title in SECTIONS.items()]
+    blocks += [works(index, item), terms(index, item), reading(index, item), start(item)]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def facts(index: Index, item: dict[str, Any]) -> str:
+    """What one filters by, in words."""
+    area = index.areas.get(item["area"], {}).get("title", item["area"])
+    number = ""
+    if item["post_id"] and item["post_id"] != item["id"]:
+        number = f" ({item['post_id']} in the post)"
+    basis = BASIS[item["difficulty_basis"]]
+    if item.get("difficulty_reason"):
+        basis += f": {item['difficulty_reason']}"
+    if item.get("community_letter"):
+        basis += f"; the community's database says {item['community_letter']}"
+    low, high = item["hours"]
+    rows = {
+        "Area": f"{area}, {item['subarea']}{number}",
+        "Difficulty": f"{item['difficulty']} ({basis})",
+        "Status": f"{item['status']} (reviewed {item['reviewed']})",
+        "Left to do": item["remains"],
+        "Time": f"{low:g} to {high:g} hours to a first own result (our estimate)",
+        "Needs": f"{item['compute']}; programming: {item['coding']}",
+        "Models": "; ".join(item["models"]),
+        "Related": ", ".join(item["related"]),
+        "Tags": ", ".join(item["tags"]),
+    }
+    return "\n".join(f"- **{name}:** {one_line(text)}" for name, text in rows.items() if text)
+
+
+def works(index: Index, item: dict[str, Any]) -> str:
+    """The works that bear on it, each with what it settles."""
+    lines = []
+    for ref in item["works"]:
+        work = index.works.get(ref["work"])
+        if work:
+            unsure = "" if work["confirmed"] else " (citation not confirmed)"
+            lines.append(
+                f"- {work['authors']} ({work['year']}), {work['title']}, {address(work)}{unsure}. "
+                f"{ref['bearing']}"
+            )
+    return "## Works that bear on it\n\n" + "\n".join(map(one_line, lines)) if lines else ""
+
+
+def address(work: dict[str, Any]) -> str:
+    """Where to find a work: arXiv number, DOI or address."""
+    if work.get("arxiv"):
+        return f"arXiv:{work['arxiv']}"
+    return f"doi:{work['doi']}" if work.get("doi") else str(work["url"])
+
+
+def terms(index: Index, item: dict[str, Any]) -> str:
+    """The concepts it needs, each with the first sentence of its definition."""
+    known = [index.concepts[slug] for slug in item["concepts"] if slug in index.concepts]
+    lines = [f"- **{one_line(c['term'])}**: {first_sentence(one_line(c['summary']))}" for c in known]
+    return "## What to know\n\n" + "\n".join(lines) if lines else ""
+
+
+def first_sentence(text: str) -> str:
+    """Up to and including the first full stop that ends a sentence."""
+    head, stop, _ = text.partition(". ")
+    return head + stop.strip()
+
+
+def reading(index: Index, item: dict[str, Any]) -> str:
+    """Resources and sources, with their addresses."""
+    known = [index.resources[key] for key in item["resources"] if key in index.resources]
+    lines = [f"- {r['title']}: {r['what_for']} {r['url']}" for r in known]
+    lines += [f"- Source: {source['label']} {source['url']}" for source in item["sources"]]
+    return "## Reading\n\n" + "\n".join(map(one_line, lines))
+
+
+def start(item: dict[str, Any]) -> str:
+    """The command that makes a repo for it, and what the starter will do."""
+    starter = item["starter"]
+    parameters = ", ".join(f"{key}={value}" for key, value in starter["parameters"].items())
+    return f"## Start\n\n    mihack new {one_line(item['id'])}\n\nStarter: {starter['name']} ({parameters})"
+
+
+def _render(text: str) -> None:
+    """Markdown laid out for a terminal; card text is never read as rich's own markup."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console(markup=False, highlight=False, no_color=not coloured(), width=min(columns(), 100))
+    console.print(Markdown(text, hyperlinks=False))
