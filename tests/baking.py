@@ -81,6 +81,7 @@ def problem(**changes: Any) -> dict[str, Any]:
     """A card as the index holds it."""
     card: dict[str, Any] = {
         "id": "9.1",
+        "post_id": "9.1",
         "title": "Count to ten",
         "file": "problems/counting/9.1-count-to-ten.md",
         "difficulty": "A",
@@ -132,7 +133,5 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     path = tmp_path_factory.mktemp("starters") / "count.py"
     path.write_text(SCRIPT, encoding="utf-8")
     real = experiment.experiment_path
-    monkeypatch.setattr(
-        experiment, "experiment_path", lambda s, n: path if s == "tiny" else real(s, n)
-    )
+    monkeypatch.setattr(experiment, "experiment_path", lambda s, n: path if s == "tiny" else real(s, n))
     monkeypatch.setattr(plan, "check_gpu", lambda: b'print("ready")\n')

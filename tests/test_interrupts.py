@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import baking
 import pytest
 
 from mihack.errors import MihackError
@@ -300,6 +301,20 @@ def test_a_folder_with_git_and_more_is_refused(tmp_path: Path) -> None:
     refused(target, "not empty")
 
 
+def test_a_file_that_appears_during_a_fill_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = fresh(tmp_path, git=True)()
+    real = stage.build
+
+    def build(*a: object, **k: object) -> None:
+        real(*a, **k)  # type: ignore[arg-type]
+        (target / "notebook.ipynb").write_text("mine")
+
+    monkeypatch.setattr(stage, "build", build)
+    with pytest.raises(MihackError, match="in the meantime"):
+        write(PLAN, target)
+    assert tree(target) == {".git/HEAD": b"ref", "notebook.ipynb": b"mine"}
+
+
 def test_a_target_that_appears_meanwhile_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("folder", "file", "symlink"):
         target = fresh(tmp_path / kind)()
@@ -325,9 +340,7 @@ def test_a_target_that_appears_meanwhile_wins(tmp_path: Path, monkeypatch: pytes
             assert tree(target) == {"mine": b"first"}
 
 
-def test_a_parent_swapped_for_a_symlink_gets_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_parent_swapped_for_a_symlink_gets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = fresh(tmp_path)()
     trap = tmp_path / "trap"
     trap.mkdir()
@@ -353,9 +366,7 @@ def test_a_parent_reached_through_the_user_s_own_symlink_is_fine(tmp_path: Path)
     assert tree(tmp_path / "real" / "repo") == PLAN
 
 
-def test_the_current_folder_stays_the_same_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_current_folder_stays_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -494,11 +505,24 @@ def test_a_repo_that_was_edited_after_a_killed_fill_keeps_the_edits(tmp_path: Pa
 def test_a_real_kill_of_the_real_command(tmp_path: Path) -> None:
     """No hook here: `new` in its own process, killed by the clock."""
     code = (
-        "import sys; from pathlib import Path; from mihack.commands.new import new_command as new\n"
-        "new.main(['3.3', sys.argv[1], '--yes'])"
+        "import pathlib, sys; sys.path[:0] = sys.argv[2:]\n"
+        "import baking; from mihack.catalog import index; from mihack.cli import main\n"
+        "from mihack.scaffold import experiment, plan\n"
+        "index.load = lambda *a, **k: baking.index(baking.problem())\n"
+        "experiment.experiment_path = lambda *a: pathlib.Path(sys.argv[2], 'count.py')\n"
+        "plan.check_gpu = lambda: b''\n"
+        "main(['new', '9.1', sys.argv[1]])"
     )
+    (tmp_path / "tests").mkdir()
+    here = Path(__file__).parent
+    (tmp_path / "tests" / "baking.py").write_text((here / "baking.py").read_text())
+    (tmp_path / "tests" / "count.py").write_text(baking.SCRIPT)
+    root = str(here.parent)
+    command = [sys.executable, "-c", code]
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "whole")], capture_output=True)
+    done = subprocess.run(
+        [*command, str(tmp_path / "whole"), str(tmp_path / "tests"), root], capture_output=True
+    )
     seconds = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
     whole = tree(tmp_path / "whole")
@@ -506,7 +530,7 @@ def test_a_real_kill_of_the_real_command(tmp_path: Path) -> None:
     for part in range(12):
         target = tmp_path / f"repo{part}"
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(target)],
+            [*command, str(target), str(tmp_path / "tests"), root],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

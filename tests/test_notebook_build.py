@@ -83,9 +83,7 @@ def test_set_up_brings_the_files_and_keeps_those_that_are_there(
         assert (tmp_path / path).read_bytes() == files[path]
 
 
-def test_set_up_pins_the_torch_and_numpy_that_are_there(
-    built: dict[str, Any], tmp_path: Path
-) -> None:
+def test_set_up_pins_the_torch_and_numpy_that_are_there(built: dict[str, Any], tmp_path: Path) -> None:
     """In an environment with torch and numpy but no TransformerLens, as in Colab."""
     place = tmp_path / "venv"
     venv.create(place, with_pip=False)
@@ -108,9 +106,7 @@ def test_set_up_pins_the_torch_and_numpy_that_are_there(
     assert "numpy>" not in out
 
 
-def test_set_up_installs_nothing_where_nothing_is_missing(
-    built: dict[str, Any], tmp_path: Path
-) -> None:
+def test_set_up_installs_nothing_where_nothing_is_missing(built: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("transformer_lens")
     code = source(built["cells"][2])
     trap = "import subprocess\ndef no(*a, **k): raise SystemExit('pip was called')\nsubprocess.run = no\n"

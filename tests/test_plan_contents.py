@@ -42,9 +42,7 @@ def test_provenance_has_a_hash_of_every_other_file_and_no_time() -> None:
     files = bake(author="Ada", settings={"n": "20"})
     record = json.loads(files[".mihack.json"])
     assert record["files"] == {
-        path: hashlib.sha256(content).hexdigest()
-        for path, content in files.items()
-        if path != ".mihack.json"
+        path: hashlib.sha256(content).hexdigest() for path, content in files.items() if path != ".mihack.json"
     }
     assert record["problem"] == "9.1"
     assert record["answers"]["set"] == {"n": "20"}

@@ -10,28 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mihack import completion
 from mihack.errors import MihackError
+from mihack.terminal import one_line
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from mihack.catalog.index import Index
     from mihack.scaffold.plan import Answers
-
-
-def _complete(
-    context: click.Context, parameter: click.Parameter, start: str
-) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
-    from mihack.catalog.index import load
-
-    problems = load(context.params.get("catalog") or ()).problems
-    return [
-        CompletionItem(key, help=problem["title"])
-        for key, problem in problems.items()
-        if key.lower().startswith(start.lower())
-    ]
 
 
 @click.command(
@@ -39,7 +24,7 @@ def _complete(
     epilog="Example: mihack new 3.3 my-repo --set p=97",
     short_help="Make a research repo for a problem.",
 )
-@click.argument("problem_id", metavar="[ID]", required=False, shell_complete=_complete)
+@click.argument("problem_id", metavar="[ID]", required=False, shell_complete=completion.problem_ids)
 @click.argument("path", metavar="[PATH]", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--set",
@@ -107,14 +92,19 @@ def new_command(
 
 def _problem(index: Index, problem_id: str | None, *, ask: bool) -> tuple[dict[str, Any], bool]:
     """The problem named, or asked for; and whether it was asked for."""
+    from mihack.commands.show import find
+
     if problem_id is not None:
-        return index.problem(problem_id), False
+        problem, note = find(index, problem_id)
+        if note:
+            click.echo(note, err=True)
+        return problem, False
     if not ask or not sys.stdin.isatty():
         raise click.UsageError("which problem? mihack new ID [PATH]; `mihack list` shows the ids")
 
     def known(text: str) -> dict[str, Any]:
         try:
-            return index.problem(text)
+            return find(index, text)[0]
         except MihackError as error:
             raise click.UsageError(f"{error.message} {error.hint}") from None
 
@@ -182,9 +172,7 @@ def _git_init(target: Path) -> None:
         click.echo(f"The repo is there, but git init failed: {error}", err=True)
 
 
-def _report(
-    problem: dict[str, Any], target: Path, files: dict[str, bytes], dry_run: bool
-) -> dict[str, Any]:
+def _report(problem: dict[str, Any], target: Path, files: dict[str, bytes], dry_run: bool) -> dict[str, Any]:
     import hashlib
 
     listed = [
@@ -202,7 +190,6 @@ def _report(
 
 def _map(problem: dict[str, Any], target: Path, files: dict[str, bytes]) -> str:
     """What is where, and the next command."""
-    from mihack.scaffold.encode import one_line
     from mihack.scaffold.plan import purposes
 
     lines = [f"{target}: {one_line(problem['id'])} {one_line(problem['title'])}", ""]

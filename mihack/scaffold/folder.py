@@ -139,9 +139,7 @@ class Folder:
             self.unlink(name)
 
     def _rename(self, name: str, to: Folder, new_name: str) -> None:
-        os.rename(
-            self.at(name), to.at(new_name), src_dir_fd=self.descriptor, dst_dir_fd=to.descriptor
-        )
+        os.rename(self.at(name), to.at(new_name), src_dir_fd=self.descriptor, dst_dir_fd=to.descriptor)
 
     def settle(self) -> None:
         """See the names in it onto the disk, where the file system can."""

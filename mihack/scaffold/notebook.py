@@ -16,13 +16,13 @@ from .percent import Cell
 COLAB = "https://colab.research.google.com/"
 BADGE = f"{COLAB}assets/colab-badge.svg"
 
-_CHECK = '''\
+_CHECK = """\
 #@title GPU check: is this machine ready, and is its device right? {display-mode: "form"}
 import subprocess
 import sys
 
 check = subprocess.run([sys.executable, "check_gpu.py"], capture_output=True, text=True)
-print(check.stdout + check.stderr)'''
+print(check.stdout + check.stderr)"""
 
 _SETUP = '''\
 #@title Set-up: packages and files, only what is missing {{display-mode: "form"}}

@@ -117,9 +117,7 @@ def _title_cell(problem: Mapping[str, Any]) -> percent.Cell:
     return percent.Cell("markdown", title + posed)
 
 
-def _provenance(
-    problem: Mapping[str, Any], experiment: Experiment, answers: Answers, files: Plan
-) -> bytes:
+def _provenance(problem: Mapping[str, Any], experiment: Experiment, answers: Answers, files: Plan) -> bytes:
     """What made this repo, and the hash of each file as made. No time of day in it."""
     record = {
         "format": 1,

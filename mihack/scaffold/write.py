@@ -55,9 +55,7 @@ def locate(target: Path) -> tuple[Path, str]:
     if target.name == "":
         raise MihackError("the root of the file system is no place for a repo")
     if not target.parent.is_dir():
-        raise MihackError(
-            f"there is no folder {target.parent}", hint="Make it first, or name another place."
-        )
+        raise MihackError(f"there is no folder {target.parent}", hint="Make it first, or name another place.")
     return target.parent, target.name
 
 
