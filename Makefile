@@ -1,0 +1,55 @@
+# Every target sets up what it needs, from a fresh clone, with only Python 3.10-3.13 and pip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# one file, touched when the environment matches what is asked for
+READY := $(VENV)/.ready
+DEMO := demo
+PROBLEM ?= 3.3
+
+.PHONY: help demo test test-all verify catalog lint bench clean
+
+help:
+	@echo "make demo      install, list the A problems, create a repo for one, run its GPU check and starter"
+	@echo "make test      install, lint, type-check and run the tests (under 20 minutes on 2 cores)"
+	@echo "make verify    run every problem's experiment on three seeds; can be interrupted and resumed"
+	@echo "make catalog   rebuild mihack/catalog.json and the JSON Schemas from catalog/ and templates/"
+	@echo "make bench     start-up and bake times, as ratios to their peers"
+	@echo "make clean     remove .venv and the demo"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[experiments]' --requirement requirements-dev.txt
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/mihack list --difficulty A
+	rm -rf $(DEMO)
+	$(BIN)/mihack new $(PROBLEM) $(DEMO)
+	cd $(DEMO) && ../$(BIN)/python check_gpu.py --offline
+	cd $(DEMO) && ../$(BIN)/python experiment.py --check
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mihack check
+	$(BIN)/python -m pytest
+
+verify: $(READY)
+	$(BIN)/python scripts/verify.py
+
+catalog: $(READY)
+	$(BIN)/python -m mihack.catalog.build
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/bake.py
+
+clean:
+	rm -rf $(VENV) $(DEMO)

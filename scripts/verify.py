@@ -1,0 +1,212 @@
+"""Run every problem's experiment on three seeds, as a generated repo, and write docs/verification.md.
+
+    python scripts/verify.py                     every problem, seeds 0 1 2
+    python scripts/verify.py --only 3.3 3.16     some of them
+    python scripts/verify.py --report            write the table from what has been run
+
+Each run is a repo made by the same plan as ``mihack new``, in a folder of its own, with the network
+off for model hubs.  A run is known by the hash of its script, lab and expected values, so a run that
+was interrupted goes on where it stopped, and only what has changed is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from mihack.catalog.index import Index, load
+from mihack.errors import MihackError
+from mihack.scaffold.plan import Answers, plan
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 600.0  # seconds after which a run counts as hung; the budget itself is 60
+
+
+def main() -> int:
+    """Run what is missing, write the report, return 1 if a row was missed."""
+    arguments = parse()
+    index = load()
+    wanted = arguments.only or list(index.problems)
+    store: Path = arguments.store
+    store.mkdir(parents=True, exist_ok=True)
+    if not arguments.report:
+        jobs = list(missing(index, wanted, arguments.seeds, store))
+        print(f"{len(jobs)} runs to do", file=sys.stderr)
+        run_all(jobs, arguments.jobs, arguments.threads)
+    records = list(known(index, wanted, arguments.seeds, store))
+    if not arguments.only:
+        text = report(index, records, arguments.seeds)
+        (ROOT / "docs" / "verification.md").write_text(text, encoding="utf-8", newline="\n")
+    missed = [r for r in records if not r["met"]]
+    absent = len(wanted) * len(arguments.seeds) - len(records)
+    for record in missed:
+        rows = [row["label"] for row in record["rows"] if not row["met"]] or [record["error"]]
+        print(f"missed: {record['problem']} seed {record['seed']}: {'; '.join(rows)}", file=sys.stderr)
+    print(f"{len(records) - len(missed)} met, {len(missed)} missed, {absent} not run", file=sys.stderr)
+    return 1 if missed or absent else 0
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="ID", help="problems to run (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once (default: 2)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of each run (default: 1)")
+    parser.add_argument("--store", type=Path, default=ROOT / ".verify", help="where runs are kept")
+    parser.add_argument("--report", action="store_true", help="run nothing, write the table")
+    return parser.parse_args()
+
+
+def prepared(index: Index, number: str, store: Path) -> Path:
+    """The repo of a problem, written once into a folder named by its content."""
+    files = plan(index.problem(number), Answers(), index)
+    parts = {path: data for path, data in files.items() if path.startswith("lab/") or path == "experiment.py"}
+    # a reworded reason or source changes nothing that was measured
+    rows = json.loads(files["expected.json"])
+    bounds = [
+        {k: row[k] for k in ("metric", "at_least", "at_most", "between") if k in row} for row in rows["rows"]
+    ]
+    parts["bounds"] = json.dumps([rows["knobs"], bounds], sort_keys=True).encode()
+    digest = hashlib.sha256(b"\0".join(p.encode() + b"\0" + parts[p] for p in sorted(parts))).hexdigest()
+    folder = store / f"{number}-{digest[:12]}"
+    for path, data in files.items():
+        target = folder / path
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+    return folder
+
+
+def missing(
+    index: Index, wanted: list[str], seeds: list[int], store: Path
+) -> Iterator[tuple[Path, str, int]]:
+    """Runs that have no record yet, seed by seed, so that every problem is seen early."""
+    folders: dict[str, Path] = {}
+    for number in wanted:
+        try:
+            folders[number] = prepared(index, number, store)
+        except MihackError as error:
+            print(f"{number}: cannot be made: {error.message}", file=sys.stderr)
+    for seed in seeds:
+        for number, folder in folders.items():
+            if not (folder / f"seed{seed}.json").exists():
+                yield folder, number, seed
+
+
+def run_all(jobs: list[tuple[Path, str, int]], at_once: int, threads: int) -> None:
+    """Run the jobs, a line each as they finish."""
+    with ThreadPoolExecutor(at_once) as pool:
+        running = [pool.submit(run_one, *job, threads) for job in jobs]
+        for number, done in enumerate(as_completed(running), 1):
+            record = done.result()
+            verdict = "met" if record["met"] else "MISSED"
+            print(
+                f"[{number}/{len(jobs)}] {record['problem']:>5} seed {record['seed']}: {verdict}, "
+                f"{record['seconds']:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def run_one(folder: Path, number: str, seed: int, threads: int) -> dict[str, Any]:
+    """Run one experiment on one seed and keep its record beside it."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads), "MPLBACKEND": "agg"}
+    out = folder / f"run-seed{seed}-{os.getpid()}-{time.monotonic_ns()}"
+    command = [sys.executable, "experiment.py", "--seed", str(seed), "--device", "cpu", "--out", str(out)]
+    started = time.perf_counter()
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT
+        )
+        error = done.stderr.strip().splitlines()[-1] if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        error = f"not done after {LIMIT:.0f} s"
+    seconds = time.perf_counter() - started
+    found = sorted(out.glob("*/metrics.json"))
+    result: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8")) if found else {}
+    record = {
+        "problem": number,
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "threads": threads,
+        "met": bool(result.get("met")) and not error,
+        "rows": result.get("rows", []),
+        "error": error,
+    }
+    (folder / f"seed{seed}.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return record
+
+
+def known(index: Index, wanted: list[str], seeds: list[int], store: Path) -> Iterator[dict[str, Any]]:
+    """The records of the runs of the current code."""
+    for number in wanted:
+        try:
+            folder = prepared(index, number, store)
+        except MihackError:
+            continue
+        for seed in seeds:
+            path = folder / f"seed{seed}.json"
+            if path.exists():
+                record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                yield record
+
+
+def report(index: Index, records: list[dict[str, Any]], seeds: list[int]) -> str:
+    """The table: a row for each problem and expectation, with what each seed found."""
+    by_problem: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        by_problem.setdefault(record["problem"], []).append(record)
+    met = sum(record["met"] for record in records)
+    lines = [
+        "# Verification",
+        "",
+        "Written by `make verify` (`scripts/verify.py`): every problem's experiment, made by the plan behind",
+        f"`mihack new`, run offline on a CPU on seeds {', '.join(map(str, seeds))}. Time is wall-clock for the",
+        "whole script, imports included, with one torch thread and two runs at once on two cores.",
+        "",
+        f"**{met} of {len(records)} runs met every expectation**, for {len(by_problem)} of "
+        f"{len(index.problems)} problems.",
+        "",
+        "| problem | experiment | seconds, per seed | expectation | found, per seed | met |",
+        "|---|---|---|---|---|---|",
+    ]
+    for number, runs in by_problem.items():
+        starter = index.problem(number)["starter"]
+        chosen = ", ".join(f"{k} {v}" for k, v in starter["parameters"].items())
+        times = ", ".join(f"{run['seconds']:.0f}" for run in runs)
+        head = f"| {number} | {starter['name']}: {chosen} | {times} "
+        if not any(run["rows"] for run in runs):
+            lines.append(f"{head}| | {runs[0]['error'].replace('|', '/')} | no |")
+        for place, row in enumerate(runs[0]["rows"]):
+            same = [run["rows"][place] for run in runs if len(run["rows"]) > place]
+            found = ", ".join(figure(one["found"]) for one in same)
+            verdict = "yes" if all(one["met"] for one in same) else "**no**"
+            lines.append(f"{head}| {row['label']}: {bound(row)} | {found} | {verdict} |")
+            head = "| | | "
+    return "\n".join(lines) + "\n"
+
+
+def figure(value: float | None) -> str:
+    """A figure with four digits; NaN is null in JSON."""
+    return "none" if value is None else f"{value:.4g}"
+
+
+def bound(row: dict[str, Any]) -> str:
+    """The expectation in words."""
+    if "between" in row:
+        return f"{row['between'][0]:.4g} to {row['between'][1]:.4g}"
+    return f"at least {row['at_least']:.4g}" if "at_least" in row else f"at most {row['at_most']:.4g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
