@@ -194,12 +194,12 @@ def test_an_error_at_any_point_leaves_nothing(tmp_path: Path) -> None:
         target = fresh(tmp_path / str(k))()
         count = 0
 
-        def full(self: Folder, name: str, content: bytes, k: int = k) -> None:
+        def full(self: Folder, name: str, content: bytes, opened: list[int], k: int = k) -> None:
             nonlocal count
             count += 1
             if count > k:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            real(self, name, content)
+            real(self, name, content, opened)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Folder, "write", full)

