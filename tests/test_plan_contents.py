@@ -77,6 +77,12 @@ def test_the_map_has_six_to_ten_lines_each_for_a_file_that_exists() -> None:
     assert all(name in files or any(p.startswith(name) for p in files) for name, _ in lines)
 
 
+def test_every_planned_file_has_a_purpose() -> None:
+    for path in bake():
+        top = path.split("/")[0] + ("/" if "/" in path else "")
+        assert plan.PURPOSES[top]
+
+
 def test_requirements_are_the_same_in_all_three_places() -> None:
     files = bake()
     for requirement in plan.REQUIREMENTS:

@@ -21,7 +21,8 @@ Plan = dict[str, bytes]
 
 REQUIREMENTS = ("torch>=2.6,<3", "transformer-lens>=4.3,<5", "matplotlib>=3.8,<4")
 
-#: One line per planned file or folder, in the order in which a newcomer meets them.
+#: One line per planned file or folder, in the order in which a newcomer meets them. Those up to
+#: pyproject.toml make the map that ``mihack new`` prints.
 PURPOSES = {
     "README.md": "where to start: first command, number to expect, what next",
     "experiment.py": "the experiment: knobs at the top, read it top to bottom",
@@ -33,7 +34,14 @@ PURPOSES = {
     "lab/": "training loop, plots, result files: yours to change",
     "tests/": "quick checks that it all still fits: pytest",
     "pyproject.toml": "dependencies (also requirements.txt)",
+    "requirements.txt": "the dependencies again, for pip install -r",
+    "AGENTS.md": "the same in short for coding assistants",
+    ".github/": "runs the tests on every push",
+    ".gitignore": "keeps results and caches out of git",
+    ".mihack.json": "what this repo was made from, with hashes",
+    "LICENSE": "MIT: keep it, change it, publish it",
 }
+MAP_LINES = 10
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,6 @@ def purposes(files: Mapping[str, bytes]) -> list[tuple[str, str]]:
     """The map of a plan for readers: (file or folder, purpose), most useful first."""
     return [
         (name, purpose)
-        for name, purpose in PURPOSES.items()
+        for name, purpose in list(PURPOSES.items())[:MAP_LINES]
         if name in files or any(path.startswith(name) for path in files if name.endswith("/"))
     ]
