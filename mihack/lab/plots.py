@@ -54,7 +54,8 @@ def levels(ax: Axes, marks: Mapping[str, float]) -> None:
     for text, level in marks.items():
         ax.axhline(level, color="0.45", linewidth=0.9, linestyle=":")
         ax.annotate(text, (1, level), xycoords=("axes fraction", "data"), fontsize=7.5,
-                    ha="right", va="bottom", color="0.3")  # fmt: skip
+                    ha="right", va="bottom", color="0.2", zorder=3,
+                    bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6})  # fmt: skip
 
 
 def loss_curves(
@@ -156,21 +157,21 @@ def bars(
     turn = 30 if max(map(len, names)) * len(names) > 36 else 0
     ax.set_xticks(range(len(names)), names, rotation=turn, ha="right" if turn else "center")
     if numbers and len(names) <= 12:
-        ax.bar_label(drawn, fmt="%.3g", fontsize=7, padding=1)
+        ax.bar_label(drawn, fmt="%.3g" if len(names) <= 8 else "%.2g", fontsize=7, padding=1)
     levels(ax, marks or {})
     ax.axhline(0, color="0.2", linewidth=0.6)
     ax.margins(y=0.12)
     label(ax, title, "", y)
 
 
-def spectrum(ax: Axes, power: Any, title: str, *, key: Sequence[int] = ()) -> None:
+def spectrum(ax: Axes, power: Any, title: str, *, key: Sequence[int] = (), y: str = "share of power") -> None:
     """Share of power at each frequency 1, 2, ...; the ``key`` frequencies stand out and are named."""
     values = as_array(power)
     frequencies = np.arange(1, len(values) + 1)
     ax.bar(frequencies, values, color=[COLOURS[1] if k in key else "0.6" for k in frequencies], width=0.9)
     for k in key:
         ax.annotate(str(k), (k, values[k - 1]), ha="center", va="bottom", fontsize=7.5)
-    label(ax, title, "frequency k (of cos and sin 2πkx/p)", "share of power")
+    label(ax, title, "frequency k (of cos and sin 2πkx/p)", y)
 
 
 def points(
