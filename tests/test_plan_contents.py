@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import subprocess
@@ -13,6 +14,7 @@ from baking import bake, problem, tiny  # noqa: F401
 
 from mihack import shipped
 from mihack.scaffold import plan
+from mihack.scaffold.plan import check_gpu as the_real_check_gpu
 
 FILES = {
     ".github/workflows/ci.yml", ".gitignore", ".mihack.json", "AGENTS.md", "LICENSE", "PROBLEM.md",
@@ -119,3 +121,21 @@ def test_badge(github: str) -> None:
     else:
         assert "Upload notebook" in badge
         assert "](https://colab.research.google.com/)" in badge
+
+
+def test_the_gpu_check_is_the_doctor_and_needs_no_mihack() -> None:
+    source = the_real_check_gpu().decode()
+    assert source == (Path(shipped.__file__).parent / "doctor.py").read_text(encoding="utf-8")
+    imported = {
+        name
+        for node in ast.walk(ast.parse(source))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [f"{'.' * node.level}{node.module or ''}"]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert "platform" in imported
+    assert not [name for name in imported if name.startswith((".", "mihack"))]
