@@ -261,30 +261,28 @@ def memory_line(machine: Machine) -> Line:
     """Memory there is, and memory that is free."""
     if machine.memory is None:
         return Line("memory", YELLOW, "could not be read", "Keep an eye on it yourself.")
-    free = machine.memory_free if machine.memory_free is not None else machine.memory
-    found = f"{size(free)} of {size(machine.memory)} free"
+    free = machine.memory_free
+    found = size(machine.memory) if free is None else f"{size(free)} of {size(machine.memory)} free"
     if machine.gpu_memory:
         found += f"; GPU {size(machine.gpu_memory_free or 0)} of {size(machine.gpu_memory)} free"
-    if free < 1.5 * GB:
+    if (machine.memory if free is None else free) < 1.5 * GB:
         return Line("memory", YELLOW, found, "Close other programs: an experiment takes about 1 GB.")
     return Line("memory", GREEN, found)
 
 
 def models_line(machine: Machine) -> Line:
     """Which well-known models fit into the free memory of the device."""
-    where, free = machine.device, machine.memory_free
-    if machine.device == "cuda":
-        free = machine.gpu_memory_free
+    free = machine.gpu_memory_free if machine.device == "cuda" else machine.memory_free or machine.memory
     if free is None:
         return Line("models", GREEN, "no estimate: free memory is unknown")
-    fits = {
-        name: [kind for kind, b in (("float32", 4), ("bf16", 2)) if footprint(name, b) <= free]
-        for name in MODELS
-    }
-    words = ", ".join(f"{name} {'/'.join(kinds) or 'no'}" for name, kinds in fits.items())
-    return Line(
-        "models", GREEN, f"fit on {where} with all activations of {TOKENS} tokens (our estimate): {words}"
-    )
+    words = []
+    for name in MODELS:
+        kinds = [
+            kind for kind, bytes_each in (("f32", 4), ("bf16", 2)) if footprint(name, bytes_each) <= free
+        ]
+        words.append(f"{name} {'/'.join(kinds) or 'no'}")
+    found = f"fit on {machine.device} with {TOKENS} tokens' activations (our estimate): {', '.join(words)}"
+    return Line("models", GREEN, found)
 
 
 def footprint(name: str, bytes_each: int) -> float:
@@ -571,9 +569,9 @@ def folder_bytes(folder: Path, seconds: float = 2) -> int | None:
         return None
     stop, total = time.monotonic() + seconds, 0
     for parent, _, names in os.walk(folder):
-        total += sum(
-            attempt(Path(parent, name).lstat().__getattribute__("st_size").__int__) or 0 for name in names
-        )
+        # a link counts as itself: the cache links each snapshot to its blobs
+        found = [attempt(Path(parent, name).lstat) for name in names]
+        total += sum(status.st_size for status in found if status)
         if time.monotonic() > stop:
             return None
     return total
