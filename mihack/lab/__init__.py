@@ -7,6 +7,7 @@ they can be read and edited; what is here would only be in the way there.
     knobs     read the knobs at the top of an experiment, override them from the command line
     results   one folder per run: metrics against expectation, config, environment, figures
     train     a short training loop for toy models
+    othello   random legal games of Othello on a small board, all at once
     heads     scores that say what an attention head attends to
     fourier   the Fourier basis of the integers mod p
     plots     the field's pictures, legible in grey and to colour-blind readers
