@@ -149,7 +149,7 @@ def package_line(name: str, machine: Machine, needed: bool) -> Line:
     if name == "torch" and not (machine.gpu or machine.gpu_usable) and machine.system != "Darwin":
         install += f" --index-url {WHEEL_INDEX}cpu   (CPU build; with a GPU leave the index out)"
     elif name == "torch":
-        install = wheel_command(machine.driver)
+        install = wheel_command(at_least(machine))
     if found is None:
         return Line(name, RED if needed else YELLOW, "not installed; experiments need it", install)
     if name in machine.broken:
@@ -174,16 +174,19 @@ def repair(name: str, machine: Machine) -> str:
 
 def cuda_line(machine: Machine) -> Line:
     """The driver against the CUDA that torch was built for."""
-    driver, built = machine.driver, machine.built_for_cuda
+    driver, built = at_least(machine), machine.built_for_cuda
+    named = f"driver {machine.driver or 'unknown'}"
+    if machine.driver_cuda and not machine.driver:
+        named = f"a driver for CUDA {show(machine.driver_cuda)}"
     card = machine.gpu or "an NVIDIA GPU"
     if machine.built_for_rocm and machine.gpu_usable:
         fix = "Trust the self-test below; nobody of us has tried ROCm."
         return Line("gpu", YELLOW, f"{machine.gpu or 'AMD GPU'}, ROCm {machine.built_for_rocm}", fix)
     if machine.gpu_usable:
-        return Line("gpu", GREEN, f"{card}, driver {driver or 'unknown'}, torch built for CUDA {built}")
+        return Line("gpu", GREEN, f"{card}, {named}, torch built for CUDA {built}")
     if not machine.gpu and not driver:
         return Line("gpu", GREEN, "no NVIDIA GPU; every experiment's default size runs on the CPU")
-    seen = f"{card}, driver {driver or 'unknown'}"
+    seen = f"{card}, {named}"
     if machine.packages.get("torch") is None or "torch" in machine.broken:
         return Line("gpu", YELLOW, f"{seen}; torch is not there to use it", wheel_command(driver))
     if built is None:
@@ -196,12 +199,19 @@ def cuda_line(machine: Machine) -> Line:
     return Line("gpu", RED, f"{seen} fits CUDA {built}, yet torch cannot use the GPU", fix)
 
 
+def at_least(machine: Machine) -> str | None:
+    """The driver's version, or the oldest that speaks the CUDA that it speaks."""
+    cuda = machine.driver_cuda
+    if machine.driver or cuda is None:
+        return machine.driver
+    return "570" if (12, 8) <= cuda < (13,) else str(OLDEST_DRIVER.get(cuda[0], 580 if cuda > (13,) else 0))
+
+
 def too_old(machine: Machine) -> bool:
     """Whether the driver cannot run what torch was built for."""
     major = int((machine.built_for_cuda or "0").split(".")[0])
-    if machine.driver:
-        return parse(machine.driver) < (OLDEST_DRIVER.get(major, 580 if major > 13 else 0),)
-    return machine.driver_cuda is not None and machine.driver_cuda < (major,)
+    driver = at_least(machine)
+    return driver is not None and parse(driver) < (OLDEST_DRIVER.get(major, 580 if major > 13 else 0),)
 
 
 def wheel_command(driver: str | None) -> str:
@@ -247,13 +257,13 @@ def numbers_line(machine: Machine) -> Line:
     if machine.errors is None:
         return Line(name, YELLOW, "not tested: torch is not there", "Install torch, then run this again.")
     limit = TOLERANCE_TF32 if machine.tf32 else TOLERANCE
-    worst = max(machine.errors, key=lambda part: machine.errors[part])  # type: ignore[index]
+    wrong = {part: error for part, error in machine.errors.items() if not error <= limit}  # also nan
     tf32 = " (TF32 is on: 10 bits per factor)" if machine.tf32 else ""
-    if not machine.errors[worst] <= limit:
-        parts = ", ".join(f"{part} {e:.1e}" for part, e in machine.errors.items() if not e <= limit)
+    if wrong:
+        parts = ", ".join(f"{part} {error:.1e}" for part, error in wrong.items())
         found = f"{machine.device} computes wrongly: {parts}; allowed {limit:.0e}{tf32}"
         return Line(name, RED, found, "Do not trust results from this device: use --device cpu.")
-    found = f"{machine.device} agrees with float64 on the CPU to {machine.errors[worst]:.1e}"
+    found = f"{machine.device} agrees with float64 on the CPU to {max(machine.errors.values()):.1e}"
     return Line(name, GREEN, f"{found} (allowed {limit:.0e}){tf32}")
 
 
@@ -427,12 +437,16 @@ def nvidia_smi() -> tuple[str | None, str | None]:
 
 
 def driver_cuda() -> Version | None:
-    """The newest CUDA that the driver speaks, asked of the driver itself."""
-    library = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+    """The newest CUDA that the driver speaks, asked of the driver itself; None without a GPU."""
     number = ctypes.c_int(0)
-    if attempt(lambda: ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(number))) != 0:
-        return None
-    return (number.value // 1000, number.value % 1000 // 10) if number.value else None
+
+    def ask() -> bool:
+        cuda = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        # images for CUDA bring this library along on machines that have no GPU
+        there = cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(number)) == 0 and number.value > 0
+        return there and cuda.cuDriverGetVersion(ctypes.byref(number)) == 0
+
+    return (number.value // 1000, number.value % 1000 // 10) if attempt(ask) else None
 
 
 def look_at_torch(machine: Machine, torch: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 
@@ -14,7 +12,7 @@ import click
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every fact behind the checks.")
 @click.option("--offline", is_flag=True, help="Ask nothing of the network.")
-def doctor_command(as_json: bool, offline: bool) -> None:
+def doctor_command(as_json: bool, offline: bool) -> int:
     """Check whether this machine is ready for experiments, and whether its device computes correctly.
 
     One line per check: green is fine, yellow works with less, red must be fixed first and makes
@@ -22,4 +20,4 @@ def doctor_command(as_json: bool, offline: bool) -> None:
     """
     from mihack import doctor
 
-    sys.exit(doctor.run(offline=offline, json_wanted=as_json, needs_torch=False))
+    return doctor.run(offline=offline, json_wanted=as_json, needs_torch=False)
