@@ -25,6 +25,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -86,6 +88,7 @@ class Machine:
     built_for_rocm: str | None = None
     gpu_usable: bool = False  # torch.cuda.is_available()
     gpu: str | None = None
+    gpu_hidden: bool = False  # by CUDA_VISIBLE_DEVICES
     driver: str | None = None
     driver_cuda: Version | None = None  # newest CUDA that the driver itself speaks
     mps: bool = False
@@ -195,7 +198,9 @@ def cuda_line(machine: Machine) -> Line:
         oldest = OLDEST_DRIVER.get(int(built.split(".")[0]), 580)
         found = f"{seen} is too old for torch built for CUDA {built} (needs driver {oldest} or newer)"
         return Line("gpu", RED, found, f"Update the driver, or: {swap_command(driver)}")
-    fix = "Is CUDA_VISIBLE_DEVICES empty? In a container, start it with --gpus all. Else restart the machine."
+    if machine.gpu_hidden:
+        return Line("gpu", YELLOW, f"{seen}, hidden by CUDA_VISIBLE_DEVICES", "Unset it to use the GPU.")
+    fix = "Is CUDA_VISIBLE_DEVICES wrong? In a container, start it with --gpus all. Else restart the machine."
     return Line("gpu", RED, f"{seen} fits CUDA {built}, yet torch cannot use the GPU", fix)
 
 
@@ -382,6 +387,7 @@ def probe(*, offline: bool = False) -> Machine:
                 machine.broken[name] = why
             elif name == "torch":
                 look_at_torch(machine, module)
+    look_at_numpy(machine)
     machine.hub = "not asked" if offline or os.environ.get("HF_HUB_OFFLINE") == "1" else ask_hub()
     machine.token = has_token()
     folder = cache_folder()
@@ -413,6 +419,19 @@ def load(name: str) -> tuple[Any, str]:
     except Exception as error:
         return None, first_line(error)
     return module, ""
+
+
+def look_at_numpy(machine: Machine) -> None:
+    """A numpy that others were not built for, or that pip replaced while it was loaded."""
+    wanted = machine.packages["numpy"]
+    loaded = getattr(sys.modules.get("numpy"), "__version__", wanted)
+    if wanted is None or "numpy" in machine.broken:
+        return
+    if loaded != wanted:
+        machine.broken["numpy"] = f"numpy {loaded} is still loaded"
+    elif installed("pandas") is not None:  # TransformerLens imports it; compiled against numpy
+        why = load("pandas")[1]
+        machine.broken.update({"numpy": f"pandas says {why}"} if why else {})
 
 
 def first_line(error: BaseException) -> str:
@@ -453,6 +472,7 @@ def look_at_torch(machine: Machine, torch: Any) -> None:
     """Devices, the choice among them, and the self-test on it."""
     machine.built_for_cuda = torch.version.cuda
     machine.built_for_rocm = getattr(torch.version, "hip", None)
+    machine.gpu_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
     machine.gpu_usable = bool(attempt(torch.cuda.is_available))
     machine.mps = bool(attempt(torch.backends.mps.is_available))
     machine.mps_allowed = os.environ.get("TRANSFORMERLENS_ALLOW_MPS") == "1"
@@ -548,14 +568,24 @@ def windows_memory() -> tuple[int, int]:
 def ask_hub(seconds: float = 4) -> str:
     """``reached``, or why not."""
     address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    try:
-        request = urllib.request.Request(address, method="HEAD")
-        with urllib.request.urlopen(request, timeout=seconds):
-            return "reached"
-    except urllib.error.HTTPError:
-        return "reached"  # it answered
-    except Exception as error:
-        return first_line(error)
+    answer = [f"no answer in {seconds:g} s"]
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(address, method="HEAD")
+            with urllib.request.urlopen(request, timeout=seconds):
+                answer[0] = "reached"
+        except urllib.error.HTTPError as error:  # it answered; 407 is a proxy that wants a password
+            answer[0] = f"status {error.code}" if error.code >= 500 or error.code == 407 else "reached"
+        except Exception as error:
+            # only the kind of error: its text may quote the address, which may hold a password
+            answer[0] = type(getattr(error, "reason", error)).__name__
+
+    # a thread, since the time limit does not cover a name server that never answers
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds + 0.5)
+    return answer[0]
 
 
 def hub_home() -> Path:
@@ -611,17 +641,31 @@ def report(lines: Sequence[Line], *, colour: bool = False) -> str:
     codes = {GREEN: "32", YELLOW: "33", RED: "31"}
     out = []
     for line in lines:
-        state = f"{line.state:<6}"
-        out.append(
-            (f"\033[{codes[line.state]}m{state}\033[0m" if colour else state)
-            + f"  {line.name:<16}  {line.found}"
-        )
+        text = wrap(f"{line.state:<6}  {line.name:<16}  {line.found}", " " * 8)
+        if colour:
+            text[0] = f"\033[{codes[line.state]}m{text[0][:6]}\033[0m{text[0][6:]}"
+        out += text
         if line.fix and line.state != GREEN:
-            out.append(f"{'':<26}-> {line.fix}")
+            out += advice(line.fix)
     count = {state: sum(line.state == state for line in lines) for state in (RED, YELLOW)}
     end = f"Ready, with {count[YELLOW]} yellow." if count[YELLOW] else "Ready."
     out.append(f"Not ready: {count[RED]} red, {count[YELLOW]} yellow." if count[RED] else end)
     return "\n".join(out)
+
+
+def wrap(text: str, indent: str) -> list[str]:
+    """Lines that fit 80 columns, broken between words only."""
+    rule = textwrap.TextWrapper(79, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return rule.wrap(text)
+
+
+def advice(fix: str) -> list[str]:
+    """What to do; each command on a line of its own, whole, so that it can be copied."""
+    words, pip, commands = fix.partition("pip ")
+    lines = wrap(f"{' ' * 8}-> {words.strip()}", " " * 11) if words.strip() else []
+    command, comma, rest = f"{pip}{commands}".partition(", ")
+    lines += command.split(" && ") if command else []
+    return lines + (wrap(f"{' ' * 8}-> {rest}", " " * 11) if comma else [])
 
 
 def as_json(machine: Machine, lines: Sequence[Line]) -> str:

@@ -272,7 +272,12 @@ def test_report_has_one_line_a_check_and_a_fix_where_one_is_needed() -> None:
     lines = doctor.judge(rented("535.104.05", "13.0", hub="URLError: timed out"))
     text = doctor.report(lines).splitlines()
     assert text[-1] == "Not ready: 1 red, 1 yellow."
-    assert len(text) == len(lines) + 2 + 1
+    assert [row.split()[1] for row in text if row.split()[0] in {GREEN, YELLOW, RED}] == [
+        line.name for line in lines
+    ]
+    assert max(map(len, text)) <= 80
+    # each command whole and alone, to be copied
+    assert {"pip uninstall -y torch", doctor.wheel_command("535.104.05")} <= set(text)
     assert "\033" not in "\n".join(text)
     assert "\033[31mred" in doctor.report(lines, colour=True)
 

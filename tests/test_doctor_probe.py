@@ -9,6 +9,8 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
+import time
 import types
 import urllib.error
 import urllib.request
@@ -294,7 +296,55 @@ def test_hub_reached_refused_and_silent(monkeypatch: pytest.MonkeyPatch) -> None
     fail_with(urllib.error.HTTPError("https://mirror.example", 403, "no", email.message.Message(), None))
     assert doctor.ask_hub() == "reached"
     fail_with(TimeoutError("timed out"))
-    assert doctor.ask_hub() == "TimeoutError: timed out"
+    assert doctor.ask_hub() == "TimeoutError"
+    fail_with(urllib.error.HTTPError("https://mirror.example", 503, "no", email.message.Message(), None))
+    assert doctor.ask_hub() == "status 503"
+
+
+@pytest.mark.parametrize("address", ["http://ada:s3cret@/", "http://ada:x@host:s3cret/", "s3cret"])
+def test_a_password_in_the_hubs_address_is_never_shown(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    answer = doctor.ask_hub()
+    assert answer != "reached"
+    assert "s3cret" not in answer
+
+
+def test_a_name_server_that_never_answers_does_not_hold_the_check_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: release.wait(20))
+    begin = time.monotonic()
+    assert doctor.ask_hub(seconds=0.1) == "no answer in 0.1 s"
+    assert time.monotonic() - begin < 5
+    release.set()
+
+
+def test_a_numpy_that_pandas_was_not_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    why = "ValueError: numpy.dtype size changed, may indicate binary incompatibility"
+    monkeypatch.setattr(doctor, "load", lambda name: (None, why) if name == "pandas" else (object(), ""))
+    monkeypatch.setattr(doctor, "installed", lambda name: "2.2.0")
+    found = doctor.Machine(packages={"numpy": "1.26.4"})
+    monkeypatch.setitem(sys.modules, "numpy", types.SimpleNamespace(__version__="1.26.4"))
+    doctor.look_at_numpy(found)
+    assert found.broken == {"numpy": f"pandas says {why}"}
+    (line,) = [line for line in doctor.judge(found) if line.name == "numpy"]
+    assert line.state == doctor.RED
+    assert "restart" in line.fix
+
+
+def test_a_numpy_replaced_while_it_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numpy", types.SimpleNamespace(__version__="1.26.4"))
+    found = doctor.Machine(packages={"numpy": "2.2.0"})
+    doctor.look_at_numpy(found)
+    assert found.broken == {"numpy": "numpy 1.26.4 is still loaded"}
+
+
+def test_a_gpu_hidden_on_purpose_is_a_note() -> None:
+    found = doctor.Machine(
+        packages={"torch": "2.13.0"}, built_for_cuda="12.8", driver="580.65", gpu="A10G", gpu_hidden=True
+    )
+    (line,) = [line for line in doctor.judge(found) if line.name == "gpu"]
+    assert line.state == doctor.YELLOW
+    assert "CUDA_VISIBLE_DEVICES" in line.found
 
 
 @pytest.mark.parametrize("how", ["variable", "file"])
