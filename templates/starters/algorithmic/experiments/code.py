@@ -15,8 +15,7 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # back. So somewhere the token "2" must become a place (counting from 0), and the digit standing
 # there must be carried to the end. Which head looks it up, at which token, and does it know the
 # list or only the place? With two lists (LISTS = 2) a name must be bound to its list as well, as
-# in the programs of Wu et al. (2025, arXiv:2505.20896); small models then first learn the index
-# and not the name.
+# in the programs of Wu et al. (2025, arXiv:2505.20896).
 
 # %%
 import math
