@@ -21,6 +21,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -663,9 +664,10 @@ def advice(fix: str) -> list[str]:
     """What to do; each command on a line of its own, whole, so that it can be copied."""
     words, pip, commands = fix.partition("pip ")
     lines = wrap(f"{' ' * 8}-> {words.strip()}", " " * 11) if words.strip() else []
-    command, comma, rest = f"{pip}{commands}".partition(", ")
+    # behind a command may stand ", then do this" or "   (a remark)"
+    command, rest = [*re.split(r", |   ", f"{pip}{commands}", maxsplit=1), ""][:2]
     lines += command.split(" && ") if command else []
-    return lines + (wrap(f"{' ' * 8}-> {rest}", " " * 11) if comma else [])
+    return lines + (wrap(f"{' ' * 8}-> {rest}", " " * 11) if rest else [])
 
 
 def as_json(machine: Machine, lines: Sequence[Line]) -> str:

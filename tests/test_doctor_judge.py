@@ -282,6 +282,25 @@ def test_report_has_one_line_a_check_and_a_fix_where_one_is_needed() -> None:
     assert "\033[31mred" in doctor.report(lines, colour=True)
 
 
+@pytest.mark.parametrize(
+    "found",
+    [
+        machine(packages={}, errors=None),
+        machine(broken={"numpy": "ImportError: numpy.core.multiarray failed to import"}),
+        rented("470.82.01", "13.0"),
+        rented("390.157", "12.6"),
+        machine(mps=True, mps_allowed=True),
+        machine(mps=True, mps_allowed=True, packages={**PACKAGES, "torch": "2.8.0"}),
+    ],
+)
+def test_a_fix_fits_80_columns_and_its_command_can_be_copied(found: Machine) -> None:
+    text = doctor.report(doctor.judge(found)).splitlines()
+    # the one command that is longer names the last torch with CUDA 11.8
+    assert max(len(row) for row in text if "cu118" not in row) <= 80
+    commands = [row for row in text if row.startswith("pip ")]
+    assert all("(" not in row and "restart" not in row and " or " not in row for row in commands)
+
+
 def test_report_is_plain_ascii_for_any_terminal() -> None:
     assert doctor.report(doctor.judge(rented("535.1", "13.0", packages={}, errors=None))).isascii()
 
