@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import unicodedata
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +20,10 @@ OVERRIDES = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 def clean(text: str, *, keep: str = "\n") -> str:
     """``text`` without control characters (each becomes a space) and directional overrides."""
+    if text.isascii() and text.isprintable():  # nearly all text, and much faster
+        return text
+    import unicodedata
+
     return "".join(
         character if character in keep or unicodedata.category(character) not in {"Cc", "Cs"} else " "
         for character in text
@@ -35,6 +38,10 @@ def one_line(text: str) -> str:
 
 def width_of(text: str) -> int:
     """Columns that ``text`` takes: two for wide characters, none for combining ones."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
     )
