@@ -1,0 +1,97 @@
+"""Every problem of the shipped catalogue becomes a repo that reads well to Python, ruff and Jupyter."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mihack.catalog.index import load
+from mihack.scaffold.plan import Answers, Plan, plan
+
+INDEX = load()
+tomllib = pytest.importorskip("tomllib")  # new in Python 3.11
+
+
+def planned(number: str) -> Plan:
+    return plan(INDEX.problem(number), Answers(), INDEX)
+
+
+def test_there_are_33_algorithmic_and_23_toy_language_model_problems() -> None:
+    areas = [item["area"] for item in INDEX.problems.values()]
+    assert areas.count("algorithmic-problems") == 33
+    assert areas.count("toy-language-models") == 23
+
+
+@pytest.mark.parametrize("number", INDEX.problems)
+class TestRepo:
+    def test_script_notebook_and_project_are_well_formed(self, number: str) -> None:
+        files = planned(number)
+        ast.parse(files["experiment.py"])
+        nbformat.validate(json.loads(files["notebook.ipynb"]))
+        tomllib.loads(files["pyproject.toml"].decode())
+
+    def test_it_has_the_lab_modules_that_it_imports_and_never_mihack(self, number: str) -> None:
+        files = planned(number)
+        for path, data in files.items():
+            if not path.endswith(".py"):
+                continue
+            for name in imports(data, path):
+                assert not name.startswith("mihack"), path
+                if name.startswith("lab."):
+                    assert name.replace(".", "/") + ".py" in files, f"{path} imports {name}"
+
+    def test_expectations_have_controls_and_sources(self, number: str) -> None:
+        rows = json.loads(planned(number)["expected.json"])["rows"]
+        assert len(rows) >= 4
+        assert all(row["why"] and row["source"] and len(row["label"]) <= 44 for row in rows)
+        words = " ".join(row["label"].lower() for row in rows)
+        assert any(word in words for word in ("control", "no-op", "random", "untrained", "shuffled"))
+
+    def test_readme_names_problem_first_command_and_numbers(self, number: str) -> None:
+        files = planned(number)
+        readme = files["README.md"].decode()
+        assert readme.startswith(f"# {number} ")
+        assert "python experiment.py" in readme
+        for row in json.loads(files["expected.json"])["rows"]:
+            assert row["metric"]
+
+
+def imports(data: bytes, path: str) -> set[str]:
+    """Modules that a Python file imports; relative ones and ``from lab import x`` as ``lab.x``."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(data)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.module == "lab":
+                names |= {f"lab.{alias.name}" for alias in node.names}
+            elif node.level and path.startswith("lab/"):
+                own = [node.module] if node.module else [alias.name for alias in node.names]
+                names |= {f"lab.{name}" for name in own}
+            elif node.module:
+                names.add(node.module)
+    return names
+
+
+def test_the_repos_are_ruff_clean_by_their_own_rules(tmp_path: Path) -> None:
+    for number in INDEX.problems:
+        for path, data in planned(number).items():
+            if path.endswith((".py", "pyproject.toml")):
+                target = tmp_path / number / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
+    assert ruff, "ruff is among the development requirements"
+    done = subprocess.run(
+        [ruff, "check", "--no-cache", "--output-format", "concise", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]

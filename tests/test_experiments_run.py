@@ -1,0 +1,136 @@
+"""Real runs: experiments that train, notebooks under a real kernel.  `make verify` runs the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from mihack.catalog.index import load
+from mihack.scaffold.plan import Answers, plan
+from mihack.scaffold.write import write
+
+pytestmark = pytest.mark.slow
+INDEX = load()
+OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+# One problem for each experiment script: a short run of every one of them.
+FIRST_OF_EACH: dict[str, str] = {}
+for _number, _item in INDEX.problems.items():
+    _starter = _item["starter"]
+    _selector = INDEX.starters[_starter["name"]]["selector"]
+    FIRST_OF_EACH.setdefault(f"{_starter['name']}/{_starter['parameters'][_selector]}", _number)
+
+# Whole runs: a variant of each starter, and those that the project's promises name.
+WHOLE = {
+    "3.3": "modular addition mod 113",
+    "3.16": "induction heads",
+    "3.21": "a rotary previous-token head",
+    "1.1": "a language model",
+}
+
+
+def repo(number: str, folder: Path) -> Path:
+    target = folder / "repo"
+    write(plan(INDEX.problem(number), Answers(), INDEX), target)
+    return target
+
+
+def run(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "experiment.py", "--device", "cpu", *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=OFFLINE, timeout=600)
+
+
+def report(folder: Path) -> dict[str, object]:
+    (path,) = (folder / "results").glob("*/metrics.json")
+    loaded: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+@pytest.mark.parametrize("number", WHOLE, ids=WHOLE.values())
+def test_a_whole_run_meets_every_expectation(number: str, tmp_path: Path) -> None:
+    folder = repo(number, tmp_path)
+    done = run(folder, "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = report(folder)
+    assert found["met"] is True
+    assert f"{len(found['rows'])} of {len(found['rows'])} as expected" in done.stdout  # type: ignore[arg-type]
+    figures = list((folder / "results").glob("*/figures/*.png"))
+    assert figures
+    assert all(path.stat().st_size > 20_000 for path in figures)
+    for name in ("config.json", "environment.json"):
+        assert list((folder / "results").glob(f"*/{name}"))
+
+
+@pytest.mark.parametrize("number", FIRST_OF_EACH.values(), ids=FIRST_OF_EACH)
+def test_a_short_run_of_every_script_measures_every_row(number: str, tmp_path: Path) -> None:
+    folder = repo(number, tmp_path)
+    done = run(folder, "--steps", "5")
+    assert done.returncode == 0, done.stderr
+    found = report(folder)
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    assert set(found["metrics"]) >= {row["metric"] for row in expected["rows"]}  # type: ignore[call-overload]
+
+
+def test_an_untrained_network_misses_its_expectations(tmp_path: Path) -> None:
+    folder = repo("3.16", tmp_path)
+    done = run(folder, "--steps", "5", "--check")
+    assert done.returncode == 1
+    assert "MISSED" in done.stdout
+
+
+def execute(path: Path, folder: Path) -> nbformat.NotebookNode:
+    """Run a notebook top to bottom under a real kernel; any error raises."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute()
+    return notebook
+
+
+def output(notebook: nbformat.NotebookNode) -> str:
+    return "".join(
+        out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []) if "text" in out
+    )
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The kernel of this very environment, known to Jupyter by this name only here."""
+    folder = tmp_path / "jupyter" / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": command, "display_name": "Python 3", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.mark.usefixtures("kernel")
+def test_the_notebook_runs_inside_its_repo(tmp_path: Path) -> None:
+    folder = repo("3.21", tmp_path)
+    ran = execute(folder / "notebook.ipynb", folder)
+    assert "as expected" in output(ran)
+    assert report(folder)["met"] is True
+
+
+@pytest.mark.usefixtures("kernel")
+def test_the_notebook_alone_in_an_empty_folder_runs_too(tmp_path: Path) -> None:
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    files = plan(INDEX.problem("3.21"), Answers(), INDEX)
+    (folder / "notebook.ipynb").write_bytes(files["notebook.ipynb"])
+    ran = execute(folder / "notebook.ipynb", folder)
+    assert "as expected" in output(ran)
+    assert report(folder)["met"] is True
+    images = [
+        out for cell in ran.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
+    ]
+    assert images, "the figure is shown in the notebook"
