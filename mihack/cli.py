@@ -30,6 +30,7 @@ COMMANDS = {
     "completion": "Print a shell's completion script.",
 }
 DONE, FIXABLE, USAGE = 0, 1, 2
+COMPLETE = "_MIHACK_COMPLETE"  # set by a shell's completion script
 
 
 class LazyGroup(click.Group):
@@ -86,12 +87,14 @@ def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code; a message for every error goes to stderr."""
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
+    if os.environ.get(COMPLETE, "").startswith("powershell"):
+        from mihack.powershell import register
+
+        register()
     try:
-        result = group.main(arguments, prog_name="mihack", standalone_mode=False)
+        result = group.main(arguments, prog_name="mihack", complete_var=COMPLETE, standalone_mode=False)
+        sys.stdout.flush()  # here, where a full disk or a reader that has gone is still handled
         return result if isinstance(result, int) else DONE
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return USAGE
     except click.ClickException as error:
         error.show()
         return USAGE if isinstance(error, click.UsageError) else FIXABLE
@@ -110,15 +113,18 @@ def run(arguments: list[str]) -> int:
 
 def _explain(error: Exception) -> int:
     """One sentence on what went wrong, one on what to do."""
+    from mihack.terminal import clean, one_line  # a message may quote a card or a file name
+
     if isinstance(error, MihackError):
-        click.echo(f"Error: {error.message}", err=True)
+        click.echo(f"Error: {clean(error.message)}", err=True)
         if error.hint:
-            click.echo(error.hint, err=True)
+            click.echo(clean(error.hint), err=True)
         return error.exit_code
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""
-        click.echo(f"Error: {error.strerror}{where}", err=True)
+        click.echo(f"Error: {one_line(error.strerror + where)}", err=True)
         return FIXABLE
-    click.echo(f"Error: mihack itself failed: {type(error).__name__}: {error}", err=True)
-    click.echo("Run it again with --debug and report what it prints.", err=True)
+    failure = one_line(f"{type(error).__name__}: {error}")
+    click.echo(f"Error: mihack itself failed, which it should not: {failure}", err=True)
+    click.echo("Please report it with what the same command prints with --debug at its end.", err=True)
     return FIXABLE

@@ -10,7 +10,7 @@ from mihack.terminal import one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import click
     from click.shell_completion import CompletionItem
@@ -36,6 +36,11 @@ def _items(pairs: Iterable[tuple[str, str]], start: str) -> list[CompletionItem]
         for value, text in pairs
         if value.lower().startswith(start.lower())
     ]
+
+
+def words(*choices: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """A completion that offers fixed words."""
+    return lambda context, parameter, start: _items(((choice, "") for choice in choices), start)
 
 
 def problem_ids(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:

@@ -26,14 +26,11 @@ def completion_command(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from mihack.cli import group
-    from mihack.errors import MihackError
+    from mihack.cli import COMPLETE, group
+    from mihack.powershell import register
 
+    register()
     kind = get_completion_class(shell)
-    if kind is None:
-        raise MihackError(
-            f"The installed click {click.__version__} cannot complete for {shell}.",
-            hint="pip install --upgrade 'click>=8.5'",
-        )
-    click.echo(kind(group, {}, "mihack", "_MIHACK_COMPLETE").source())
+    assert kind is not None  # click knows the first three, register() adds the last where it is missing
+    click.echo(kind(group, {}, "mihack", COMPLETE).source())
     click.echo(f"To keep it: {INSTALL[shell]}", err=True)

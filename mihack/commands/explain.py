@@ -38,12 +38,12 @@ def explain_command(term: tuple[str, ...], as_json: bool, catalog: tuple[str, ..
     """
     index = load(catalog, cache=True)
     if not term:
-        click.echo(json.dumps(index.concepts, indent=2, ensure_ascii=False) if as_json else glossary(index))
+        click.echo(json.dumps(index.concepts, indent=2) if as_json else glossary(index))
         return
     slug, concept = index.concept(" ".join(term))
     users = [key for key, item in index.problems.items() if slug in item["concepts"]]
     if as_json:
-        click.echo(json.dumps({"slug": slug, **concept, "problems": users}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps({"slug": slug, **concept, "problems": users}, indent=2))
     else:
         click.echo(entry(index, concept, users))
 

@@ -8,7 +8,8 @@ import click
 
 from mihack import completion
 from mihack.catalog.index import load
-from mihack.catalog.query import query
+from mihack.catalog.query import CODING, COMPUTE, query
+from mihack.catalog.query import STATUS as STATUSES
 from mihack.terminal import clean, coloured, columns, fit, one_line, rows, wrap
 
 TYPE_CHECKING = False
@@ -29,11 +30,28 @@ STATUS = {"partly answered": "partly", "largely answered": "largely"}
     short_help="List the problems, filtered.",
 )
 @click.argument("words", nargs=-1)
-@click.option("--difficulty", metavar="A-D", help="A letter or range; A matches every range that includes A.")
+@click.option(
+    "--difficulty",
+    metavar="A-D",
+    shell_complete=completion.words(*"ABCD"),
+    help="A letter or range; A matches every range that includes A.",
+)
 @click.option("--area", shell_complete=completion.areas, help="An area, or the start of its name.")
-@click.option("--status", help="open, partly answered, largely answered or unknown; a start is enough.")
-@click.option("--compute", help="At most this: laptop, free-gpu, gpu or cluster.")
-@click.option("--coding", help="At most this much programming: low, some or high.")
+@click.option(
+    "--status",
+    shell_complete=completion.words(*(status.split()[0] for status in STATUSES)),
+    help="open, partly answered, largely answered or unknown; a start is enough.",
+)
+@click.option(
+    "--compute",
+    shell_complete=completion.words(*COMPUTE),
+    help="At most this: laptop, free-gpu, gpu or cluster.",
+)
+@click.option(
+    "--coding",
+    shell_complete=completion.words(*CODING),
+    help="At most this much programming: low, some or high.",
+)
 @click.option("--hours", type=float, help="At most this many hours to a first own result (our estimate).")
 @click.option("--starter", shell_complete=completion.starters, help="A starter, or STARTER/EXPERIMENT.")
 @click.option("--tag", "tags", multiple=True, shell_complete=completion.tags, help="A tag. Repeatable.")
@@ -57,7 +75,7 @@ def list_command(
     found = query(index, text=" ".join(words) or None, **filters)
     if as_json:
         facts = [{key: value for key, value in item.items() if key != "sections"} for item in found]
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(facts, indent=2))
     elif ids:
         click.echo("".join(f"{one_line(item['id'])}\n" for item in found), nl=False)
     else:

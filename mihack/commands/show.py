@@ -54,7 +54,7 @@ def show_command(problem_id: str, as_json: bool, plain: bool, catalog: tuple[str
     if note:
         click.echo(note, err=True)
     if as_json:
-        click.echo(json.dumps(item, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(item, indent=2))
         return
     text = clean(card(index, item))
     if plain or not sys.stdout.isatty():
@@ -79,7 +79,7 @@ def card(index: Index, item: dict[str, Any]) -> str:
     """The whole card as Markdown."""
     blocks = [f"# {one_line(item['id'])} {one_line(item['title'])}", facts(index, item)]
     blocks += [f"## {title}\n\n{item['sections'][key]}" for key, title in SECTIONS.items()]
-    blocks += [works(index, item), terms(index, item), reading(index, item), start(item)]
+    blocks += [works(index, item), terms(index, item), near(index, item), reading(index, item), start(item)]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -94,16 +94,16 @@ def facts(index: Index, item: dict[str, Any]) -> str:
         basis += f": {item['difficulty_reason']}"
     if item.get("community_letter"):
         basis += f"; the community's database says {item['community_letter']}"
+    starred = "; starred by the author" if item["starred"] else ""
     low, high = item["hours"]
     rows = {
         "Area": f"{area}, {item['subarea']}{number}",
-        "Difficulty": f"{item['difficulty']} ({basis})",
+        "Difficulty": f"{item['difficulty']} ({basis})" + starred,
         "Status": f"{item['status']} (reviewed {item['reviewed']})",
         "Left to do": item["remains"],
         "Time": f"{low:g} to {high:g} hours to a first own result (our estimate)",
         "Needs": f"{item['compute']}; programming: {item['coding']}",
         "Models": "; ".join(item["models"]),
-        "Related": ", ".join(item["related"]),
         "Tags": ", ".join(item["tags"]),
     }
     return "\n".join(f"- **{name}:** {one_line(text)}" for name, text in rows.items() if text)
@@ -137,6 +137,13 @@ def terms(index: Index, item: dict[str, Any]) -> str:
     return "## What to know\n\n" + "\n".join(lines) if lines else ""
 
 
+def near(index: Index, item: dict[str, Any]) -> str:
+    """Related problems with their titles; one from a catalogue that is not here, by its id."""
+    titles = {key: index.problems[key]["title"] if key in index.problems else "" for key in item["related"]}
+    lines = [f"- {one_line(f'{key} {title}')}" for key, title in titles.items()]
+    return "## Related problems\n\n" + "\n".join(lines) if lines else ""
+
+
 def first_sentence(text: str) -> str:
     """Up to and including the first full stop that ends a sentence."""
     head, stop, _ = text.partition(". ")
@@ -155,7 +162,8 @@ def start(item: dict[str, Any]) -> str:
     """The command that makes a repo for it, and what the starter will do."""
     starter = item["starter"]
     parameters = ", ".join(f"{key}={value}" for key, value in starter["parameters"].items())
-    return f"## Start\n\n    mihack new {one_line(item['id'])}\n\nStarter: {starter['name']} ({parameters})"
+    what = one_line(f"Starter: {starter['name']} ({parameters})")
+    return f"## Start\n\n    mihack new {one_line(item['id'])}\n\n{what}"
 
 
 def _render(text: str) -> None:
