@@ -50,7 +50,8 @@ def test_version_and_help_import_no_command() -> None:
 def test_completion_imports_nothing_heavy() -> None:
     code = (
         "import os, sys\n"
-        "os.environ |= {'_MIHACK_COMPLETE': 'bash_complete', 'COMP_WORDS': 'mihack show 3.', 'COMP_CWORD': '2'}\n"
+        "os.environ |= {'_MIHACK_COMPLETE': 'bash_complete', 'COMP_CWORD': '2'}\n"
+        "os.environ['COMP_WORDS'] = 'mihack show 3.'\n"
         "from mihack.cli import run\n"
         "try:\n    run([])\n"
         "except SystemExit:\n    pass\n"

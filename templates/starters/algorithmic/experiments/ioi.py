@@ -176,7 +176,8 @@ def copying(layer: int, head: int) -> torch.Tensor:
     return ((out - out.mean(-1, keepdim=True)) / out.std(-1, keepdim=True)).detach()
 
 
-copy_scores = {name: copying(*head).diagonal().mean().item() for name, head in zip(names, heads)}
+pairs = list(zip(names, heads, strict=True))
+copy_scores = {name: copying(*head).diagonal().mean().item() for name, head in pairs}
 metrics["strongest_copying"] = max(abs(score) for score in copy_scores.values())
 
 # %% [markdown]
@@ -222,7 +223,7 @@ def logits_without(group: list) -> torch.Tensor:
     return model.run_with_hooks(test["tokens"], fwd_hooks=hooks)[:, -1]
 
 
-ablated = {name: accuracy(logits_without([head])) for name, head in zip(names, heads)}
+ablated = {name: accuracy(logits_without([head])) for name, head in pairs}
 with torch.no_grad():
     noop = model.run_with_hooks(test["tokens"], fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: z)])
     untrained = build()(test["tokens"])[:, -1]

@@ -195,7 +195,8 @@ plots.bars(
     axes[1],
     {
         "dense": metrics["dense_accuracy"], "cut only": metrics["pruned_accuracy"],
-        "random cut": metrics["random_cut_accuracy"], "ticket": metrics["ticket_accuracy"], "random mask": metrics["random_mask_accuracy"],
+        "random cut": metrics["random_cut_accuracy"], "ticket": metrics["ticket_accuracy"],
+        "random mask": metrics["random_mask_accuracy"],
         "other start": metrics["other_start_accuracy"],
     },
     "Test accuracy at the end", y="accuracy", highlight=["ticket"], marks={"guessing": 1 / P},
@@ -206,7 +207,8 @@ plots.heatmap(
 )  # fmt: skip
 plots.bars(
     axes[3], {name: overlap[name] for name in list(nets)[1:]},
-    "Key frequencies shared with the dense network", y="share", marks={"chance": chance}, highlight=["ticket"],
+    "Key frequencies shared with the dense network", y="share", marks={"chance": chance},
+    highlight=["ticket"],
 )  # fmt: skip
 run.save(fig, "mechanism")
 

@@ -220,7 +220,9 @@ plots.bars(
     axes[4], conditions, "Accuracy with queries and keys edited", highlight=["random q and k"],
     marks={"guessing": 1 / VOCABULARY},
 )  # fmt: skip
-plots.heatmap(axes[5], copying, f"OV circuit of head {best}", x="logit of token", y="attending to", signed=True)
+plots.heatmap(
+    axes[5], copying, f"OV circuit of head {best}", x="logit of token", y="attending to", signed=True
+)
 run.save(fig, "mechanism")
 
 # %%
