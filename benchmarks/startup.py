@@ -41,6 +41,8 @@ COMMANDS: dict[str, tuple[list[str], float | None]] = {
 def measure(name: str, command: list[str]) -> tuple[float, float]:
     """Wall and CPU seconds of one run."""
     environment = {**os.environ, **(COMPLETE if name.startswith("TAB") else {})}
+    # installers compile modules; a checkout does so in the first round, unless this forbids it
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     if name.endswith("(terminal)"):
