@@ -79,12 +79,24 @@ def coloured() -> bool:
 def wrap(text: str, columns: int, indent: str = "") -> str:
     """Words of ``text`` filled into lines of ``columns``, each starting with ``indent``."""
     lines, line = [], indent
-    for word in text.split():
+    for word in (part for long in text.split() for part in _pieces(long, columns - len(indent))):
         if line.strip() and width_of(line) + 1 + width_of(word) > columns:
             lines.append(line)
             line = indent
         line += (" " if line.strip() else "") + word
     return "\n".join([*lines, line])
+
+
+def _pieces(word: str, columns: int) -> list[str]:
+    """A word in pieces that fit a line: an address, or a language that writes no spaces."""
+    if len(word) * 2 <= columns or width_of(word) <= columns:
+        return [word]
+    pieces = [""]
+    for character in word:
+        if width_of(pieces[-1] + character) > columns:
+            pieces.append("")
+        pieces[-1] += character
+    return pieces
 
 
 def rows(table: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
