@@ -6,6 +6,8 @@ error message in the middle of a command line would help nobody.
 
 from __future__ import annotations
 
+import os
+
 from mihack.terminal import one_line
 
 TYPE_CHECKING = False
@@ -31,8 +33,10 @@ def _index(context: click.Context) -> Index | None:
 def _items(pairs: Iterable[tuple[str, str]], start: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
+    # click's script for fish cuts a help text at its first comma
+    fish = os.environ.get("_MIHACK_COMPLETE", "").startswith("fish")
     return [
-        CompletionItem(value, help=one_line(text))
+        CompletionItem(value, help=one_line(text).replace(",", ";" if fish else ","))
         for value, text in pairs
         if value.lower().startswith(start.lower())
     ]

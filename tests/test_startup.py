@@ -20,10 +20,10 @@ def imported(*arguments: str) -> set[str]:
         "import sys, click, click.shell_completion; before = set(sys.modules)\n"
         "from mihack.cli import run\n"
         f"run({list(arguments)!r})\n"
-        "print('\\n'.join(sorted(set(sys.modules) - before)), file=sys.stderr)"
+        "print('LOADED', *sorted(set(sys.modules) - before), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stderr.split())
+    return set(done.stderr.rpartition("LOADED")[2].split())
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,24 @@ def test_new_needs_no_torch_and_no_pydantic(tmp_path: object) -> None:
     names = imported("new", "3.16", f"{tmp_path}/repo", "--dry-run")
     assert not names & {"torch", "transformer_lens", "pydantic", "yaml", "rich", "requests"}
     assert "jinja2" in names  # the check itself sees imports
+
+
+# What click does not bring along, by command: JSON for the index, and shutil to lay out help.
+LOCALE = {"_locale", "locale"}
+JSON = {"_json", "json", "json.decoder", "json.encoder", "json.scanner"}
+HELP = {"_bz2", "_compression", "_lzma", "bz2", "fnmatch", "lzma", "shutil", "textwrap", "zlib"}
+HELP |= {"click._textwrap", "compression", "compression._common", "compression._common._streams"}
+ALLOWED = {
+    ("--version",): LOCALE,
+    ("--help",): LOCALE | HELP,
+    ("list",): LOCALE | JSON,
+    ("list", "sorting", "--difficulty", "A"): LOCALE | JSON,
+    ("show", "3.1", "--plain"): LOCALE | JSON | {"unicodedata"},
+    ("explain", "ablation"): LOCALE | JSON | {"unicodedata"},
+}
+
+
+@pytest.mark.parametrize("arguments", ALLOWED)
+def test_nothing_is_imported_that_is_not_on_the_list(arguments: tuple[str, ...]) -> None:
+    extra = {name for name in imported(*arguments) - ALLOWED[arguments] if not name.startswith("mihack")}
+    assert extra == set()
