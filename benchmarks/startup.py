@@ -22,7 +22,8 @@ from pathlib import Path
 
 # the installed console script, as users run it; in an environment without one, what it contains
 SCRIPT = Path(sys.executable).with_name("mihack")
-MIHACK = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-c", "from mihack.__main__ import main; main()"]
+ENTRY = "from mihack.__main__ import main; main()"
+MIHACK = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-c", ENTRY]
 
 # name -> (command, bar as a multiple of `python -c pass`; None: no bar)
 COMPLETE = {"_MIHACK_COMPLETE": "bash_complete", "COMP_WORDS": "mihack show 3.", "COMP_CWORD": "2"}

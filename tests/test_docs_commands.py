@@ -102,4 +102,4 @@ def test_the_variables_are_those_that_the_code_reads() -> None:
     read = set(re.findall(r"environ(?:\.get\(|\[)\"([A-Z_]+)\"", source))
     read |= {name for name in ("MIHACK_CATALOG",) if f'"{name}"' in source}
     # set by the terminal and by completion scripts, not by people
-    assert named == read - {"TERM", "COMP_WORDS", "COMP_CWORD"}
+    assert named == read - {"TERM", "COMP_WORDS", "COMP_CWORD", "_MIHACK_COMPLETE"}
