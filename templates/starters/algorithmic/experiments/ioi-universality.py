@@ -14,7 +14,7 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # and so can two layers of one head (Adhikari 2025, arXiv:2510.25013). Here the object of study is the
 # population: train several models of both shapes, describe every head by numbers that depend neither on
 # its index nor on the basis of the residual stream, and compare circuits as unordered sets of heads.
-# The measure is fixed in this script before any model is looked at, and comes with nulls.
+# The measure stands in this script, the same for every model, and comes with nulls.
 
 # %%
 from functools import partial

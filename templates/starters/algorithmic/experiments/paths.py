@@ -251,8 +251,8 @@ fig, axes = plots.figure(2, 3, f"Paths in trees, edges written {EDGES}")
 curves = {"step": history["step"], f"{LAYERS} layers": history["step_accuracy"]}
 curves["1 layer"] = history_one["step_accuracy"]
 plots.loss_curves(
-    axes[0], curves, [f"{LAYERS} layers", "1 layer"], title="Steps of the path right", y="accuracy", log=False,
-    marks={"guessing a node of the tree": 1 / NODES},
+    axes[0], curves, [f"{LAYERS} layers", "1 layer"], title="Steps of the path right", y="accuracy",
+    log=False, marks={"guessing a node of the tree": 1 / NODES},
 )  # fmt: skip
 text = [LABEL[t] for t in tokens[0].tolist()]
 plots.heatmap(
