@@ -273,6 +273,7 @@ metrics = {
     "null_matched_spread": null_data.std().item(),
     "share_ranked_in_top_ten": (rank <= max(1, D_MLP // 10)).float().mean().item(),
     "follow_trained": found["follow"].mean().item(),
+    "follow_untrained": control["follow"].mean().item(),
     "push_derived": (pushed_own / best).mean().item(),
     "push_random": (placebo.abs() / best).mean().item(),
     "push_other_neurons": (pushed.abs().mean(1) / best).mean().item(),
