@@ -320,10 +320,14 @@ for panel, (case, found) in zip(
     panel.legend(fontsize=8, frameon=False, ncols=2, loc="upper right")
     plots.label(panel, f"A sublayer's output {case}", "", "share right / legal")
 loss = {part: [intact[what] - without[part][what] for what in ("pieces", "moves")] for part in parts}
-plots.points(
-    axes[5], [x for x, _ in loss.values()], [y for _, y in loss.values()], parts,
-    "Which sublayer serves what?", x_name="pieces lost from the final stream", y_name="legal moves lost",
-)  # fmt: skip
+for part, (in_pieces, in_moves) in loss.items():
+    axes[5].scatter(in_pieces, in_moves, s=20, color=plots.COLOURS[part.startswith("MLP")])
+    below = part.startswith("MLP")  # so that neighbours do not cover each other's name
+    axes[5].annotate(
+        part, (in_pieces, in_moves), xytext=(0, -6 if below else 6), textcoords="offset points", fontsize=8,
+        ha="center", va="top" if below else "bottom",
+    )  # fmt: skip
+plots.label(axes[5], "Which sublayer serves what?", "pieces lost from the final stream", "legal moves lost")
 axes[5].axhline(0, color="0.6", linewidth=0.6)
 axes[5].axvline(0, color="0.6", linewidth=0.6)
 axes[5].margins(0.35)

@@ -11,10 +11,11 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # ## Ablate every head, three ways
 #
 # Ablation hides three choices: what stands in for the head (zero, its mean, its output on another row),
-# where the cost is averaged, and what counts as a head's role. Here all are made in the open. The model
-# reads two kinds of rows: Python's documentation, and random tokens repeated, because minutes of training
-# on text alone grow no induction heads. Olsson et al. 2022 (arXiv:2209.11895) say what to expect on
-# repeats: induction heads matter, and so do the previous-token heads that feed them.
+# where the cost is averaged, and what counts as a head's role. Here all are made in the open. Minutes of
+# training on real text alone grow no induction heads, so the "text" is a small made-up language with a
+# two-token memory, in which passages are repeated. Olsson et al. 2022 (arXiv:2209.11895) say what to
+# expect on repeats: induction heads matter, and so do the previous-token heads that feed them. Does any
+# head matter for another reason?
 
 # %%
 import torch
@@ -25,7 +26,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from lab import heads, plots
 from lab.results import start_run
-from lab.text import bigram_log_probs, documentation, load_corpus
 from lab.train import train
 
 # %% knobs
@@ -33,12 +33,14 @@ SEED = 0  # weights and data
 LAYERS = 3  # attention layers
 HEADS = 4  # heads in each layer
 D_MODEL = 64  # width of the residual stream
-VOCABULARY = 400  # tokens: the commonest words, and characters for the rest
-REPEATED = 64  # repeated rows draw from this many of them
-CONTEXT = 40  # tokens in a row
-ROWS = 160  # held-out rows of each kind
-BATCH = 24  # rows of each kind in a step
-STEPS = 400  # training steps
+VOCABULARY = 32  # tokens of the made-up language
+SHARPNESS = 1.5  # spread of its logits: 0 would be uniform noise
+SHORTEST = 8  # shortest passage before it repeats, in tokens
+LONGEST = 15  # longest
+CONTEXT = 32  # tokens in a row
+ROWS = 256  # held-out rows
+BATCH = 64  # rows in a step
+STEPS = 450  # training steps
 LR = 5e-3  # AdamW, cosine down to zero
 
 # %%
@@ -46,27 +48,38 @@ run = start_run(globals())
 device = run.device
 
 # %% [markdown]
-# ### Two kinds of rows
+# ### The language, and the rows
 #
-# Text windows, and blocks of distinct random tokens repeated with a period that differs from row to row.
+# The next token follows the last two: p(c | a, b) is the softmax of AFTER[b, c] + SKIP[a, c]. An
+# attention-only model can represent that exactly, with a head that looks one back. Each row starts a
+# passage and then repeats it. `new` marks predictions inside the first copy, `again` those in the repeat.
 
 # %%
-corpus = load_corpus(documentation(), VOCABULARY)
-repeat_tokens = torch.randperm(VOCABULARY - 1, generator=torch.Generator().manual_seed(SEED))[:REPEATED] + 1
+language = torch.Generator().manual_seed(1000 + SEED)
+AFTER, SKIP = SHARPNESS * torch.randn(2, VOCABULARY, VOCABULARY, generator=language)
 
 
-def repeats(rows: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens [row, position] and where the next token is determined [row, position - 1]."""
-    periods = torch.randint(8, 17, (rows, 1), generator=generator)
-    block = repeat_tokens[torch.rand(rows, REPEATED, generator=generator).argsort(-1)]
+def sample(rows: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens [row, position], and masks new and again [row, position - 1]."""
+    passage = torch.randint(VOCABULARY, (rows, LONGEST), generator=generator)
+    for place in range(2, LONGEST):
+        logits = AFTER[passage[:, place - 1]] + SKIP[passage[:, place - 2]]
+        passage[:, place] = logits.softmax(-1).multinomial(1, generator=generator)[:, 0]
+    period = torch.randint(SHORTEST, LONGEST + 1, (rows, 1), generator=generator)
     position = torch.arange(CONTEXT)
-    return block.gather(1, position % periods).to(device), (position[1:] >= periods).to(device)
+    tokens = passage.gather(1, position % period)
+    new, again = (position[2:] < period), (position[2:] > period)
+    pad = torch.zeros(rows, 1, dtype=torch.bool)
+    return tokens.to(device), torch.cat([pad, new], 1).to(device), torch.cat([pad, again], 1).to(device)
 
 
-text = corpus.held_out(ROWS, CONTEXT).to(device)
-repeated, determined = repeats(ROWS, torch.Generator().manual_seed(10_000 + SEED))
-seen = heads.duplicate_token_keys(text)[:, 1:].any(-1)  # the next token stood in the window before
-bigram = -bigram_log_probs(corpus.train, VOCABULARY)[text[:, :-1].cpu(), text[:, 1:].cpu()].mean().item()
+tokens, new, again = sample(ROWS, torch.Generator().manual_seed(10_000 + SEED))
+ids, first_copy = tokens.cpu(), new[:, 1:].cpu()
+exact = (AFTER[ids[:, 1:-1]] + SKIP[ids[:, :-2]]).log_softmax(-1).gather(-1, ids[:, 2:, None])[..., 0]
+floor_new = -exact[first_copy].mean().item()  # loss of knowing the language exactly
+# and of knowing which token follows which, but no more (the token before averaged out, as if uniform)
+pairs = (AFTER[:, None] + SKIP[None]).softmax(-1).mean(1).log()  # [b, c]
+bigram = -pairs[ids[:, 1:-1], ids[:, 2:]][first_copy].mean().item()
 
 # %% [markdown]
 # ### Train
@@ -92,17 +105,14 @@ generator = torch.Generator().manual_seed(SEED)
 
 
 def loss_at(step: int) -> torch.Tensor:
-    words = corpus.batch(BATCH, CONTEXT, generator).to(device)
-    tokens, mask = repeats(BATCH, generator)
-    logits = model(torch.cat([words, tokens]))
-    return token_loss(logits[:BATCH], words).mean() + token_loss(logits[BATCH:], tokens)[mask].mean()
+    rows, is_new, is_again = sample(BATCH, generator)
+    loss = token_loss(model(rows), rows)
+    return loss[is_new].mean() + loss[is_again].mean()
 
 
 def evaluate() -> dict[str, float]:
-    return {
-        "text": token_loss(model(text), text).mean().item(),
-        "repeats": token_loss(model(repeated), repeated)[determined].mean().item(),
-    }
+    loss = token_loss(model(tokens), tokens)
+    return {"new": loss[new].mean().item(), "again": loss[again].mean().item()}
 
 
 history = train(
@@ -117,19 +127,18 @@ history = train(
 )
 
 # %% [markdown]
-# ### Roles first, from attention on the repeated rows
+# ### Roles first, from attention
 
 # %%
 with torch.no_grad():
-    _, cache = model.run_with_cache(repeated)
-    _, text_cache = model.run_with_cache(text)
+    _, cache = model.run_with_cache(tokens)
 kinds = {
     "previous": heads.previous_token_score,
     "duplicate": heads.duplicate_token_score,
     "induction": heads.induction_score,
 }
 scores = {
-    kind: torch.stack([score(cache["pattern", l], repeated) for l in range(LAYERS)]).flatten()
+    kind: torch.stack([score(cache["pattern", l], tokens) for l in range(LAYERS)]).flatten()
     for kind, score in kinds.items()
 }
 cells = [(l, h) for l in range(LAYERS) for h in range(HEADS)]
@@ -163,30 +172,25 @@ def removal(layer: int, head: int, how: str) -> tuple:
 
 @torch.no_grad()
 def losses(kind: str, hooks: list | None = None) -> torch.Tensor:
-    """Loss per row, over all tokens of text, text tokens seen before or new, or determined repeats."""
-    tokens = repeated if kind == "repeats" else text
+    """Loss per row over the predictions of a kind: [row]."""
     loss = token_loss(model.run_with_hooks(tokens, fwd_hooks=hooks or []), tokens)
-    mask = {"repeats": determined, "text": torch.ones_like(seen), "seen": seen, "new": ~seen}[kind]
+    mask = {"new": new, "again": again}[kind]
     return (loss * mask).sum(1) / mask.sum(1).clamp_min(1)
 
 
-base = {kind: losses(kind) for kind in ("repeats", "text", "seen", "new")}
+base = {kind: losses(kind) for kind in ("new", "again")}
 ways = ("zero", "mean", "other row")
 cost = {
     kind: {
         how: torch.stack([losses(kind, [removal(*cell, how)]) - base[kind] for cell in cells]) for how in ways
     }
-    for kind in ("repeats", "text")
+    for kind in base
 }  # each [head, row]
 average = {kind: {how: rows.mean(1) for how, rows in by_way.items()} for kind, by_way in cost.items()}
 spread = {kind: cost[kind]["mean"].std(1) / ROWS**0.5 for kind in cost}
-split = {
-    kind: torch.tensor([(losses(kind, [removal(*cell, "mean")]) - base[kind]).mean() for cell in cells])
-    for kind in ("seen", "new")
-}
-noop = (losses("text", [removal(0, 0, "itself")]) - base["text"]).abs().max().item()
+noop = (losses("again", [removal(0, 0, "itself")]) - base["again"]).abs().max().item()
 all_gone = [removal(*cell, "mean") for cell in cells]
-everything = {kind: (losses(kind, all_gone) - base[kind]).mean().item() for kind in ("repeats", "text")}
+everything = {kind: (losses(kind, all_gone) - base[kind]).mean().item() for kind in base}
 
 # %% [markdown]
 # ### Total cost, direct cost, and the cost once the induction heads are gone
@@ -198,29 +202,31 @@ everything = {kind: (losses(kind, all_gone) - base[kind]).mean().item() for kind
 
 # %%
 @torch.no_grad()
-def direct_cost(layer: int, head: int) -> float:
-    """Loss added on repeats when only the path from this head straight to the logits is cut."""
+def direct_cost(layer: int, head: int) -> dict[str, float]:
+    """Loss added when only the path from this head straight to the logits is cut."""
     write = cache["z", layer][:, :, head] @ model.W_O[layer, head]
     write = write - write.mean(0, keepdim=True)
     scaled = (write - write.mean(-1, keepdim=True)) / cache["ln_final.hook_scale"] * model.ln_final.weight
-    logits = model(repeated) - scaled @ model.W_U
-    return (token_loss(logits, repeated)[determined].mean() - base_repeats).item()
+    logits = model(tokens)
+    added = token_loss(logits - scaled @ model.W_U, tokens) - token_loss(logits, tokens)
+    return {"new": added[new].mean().item(), "again": added[again].mean().item()}
 
 
-base_repeats = token_loss(model(repeated), repeated)[determined].mean().detach()
-direct = torch.tensor([direct_cost(*cell) for cell in cells])
-total = average["repeats"]["mean"]
+by_head = [direct_cost(*cell) for cell in cells]
+direct = {kind: torch.tensor([costs[kind] for costs in by_head]) for kind in base}
+total = {kind: average[kind]["mean"] for kind in base}
 without = [removal(*cell, "mean") for cell in induction]
-base_without = losses("repeats", without)
+base_without = losses("again", without)
 later = torch.tensor(
-    [(losses("repeats", [*without, removal(*cell, "mean")]) - base_without).mean() for cell in cells]
+    [(losses("again", [*without, removal(*cell, "mean")]) - base_without).mean() for cell in cells]
 )
-others = [index for index, cell in enumerate(cells) if cell not in induction]
-others = others or list(range(len(cells)))
-best = max(others, key=lambda index: total[index].item())  # the head that matters most, induction apart
-best_induction = max((cells.index(cell) for cell in induction), key=lambda i: total[i].item(), default=0)
-swap = (losses("repeats", [removal(*cells[best], "other head")]) - base["repeats"]).mean().item()
-text_best = int(average["text"]["mean"].argmax())
+others = [index for index, cell in enumerate(cells) if cell not in induction] or list(range(len(cells)))
+best = max(others, key=lambda index: total["again"][index].item())  # matters most, induction heads apart
+best_induction = max(
+    (cells.index(cell) for cell in induction), key=lambda i: total["again"][i].item(), default=0
+)
+best_new = int(total["new"].argmax())
+swap = (losses("again", [removal(*cells[best], "other head")]) - base["again"]).mean().item()
 
 
 def rank_correlation(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -229,31 +235,31 @@ def rank_correlation(x: torch.Tensor, y: torch.Tensor) -> float:
     return torch.corrcoef(ranks)[0, 1].item()
 
 
-print(f"best other head {names[best]}: " + ", ".join(f"{k} score {scores[k][best]:.2f}" for k in scores))
-print(
-    f"most costly on text: {names[text_best]}: "
-    + ", ".join(f"{k} {scores[k][text_best]:.2f}" for k in scores)
-)
+for text, index in (("repeats, induction heads apart", best), ("new tokens", best_new)):
+    roles = ", ".join(f"{kind} {scores[kind][index]:.2f}" for kind in scores)
+    print(f"most costly for {text}: {names[index]} ({roles})")
 metrics = {
-    "loss_text": history["text"][-1],
-    "bigram_text": bigram,
-    "loss_repeats": history["repeats"][-1],
+    "loss_new": history["new"][-1],
+    "gap_new": history["new"][-1] - floor_new,
+    "bigram_gap": bigram - floor_new,
+    "loss_again": history["again"][-1],
     "induction_score": scores["induction"].max().item(),
-    "best_induction_cost": total[best_induction].item(),
-    "other_cost": total[best].item(),
+    "best_induction_cost": total["again"][best_induction].item(),
+    "other_cost": total["again"][best].item(),
     "other_previous_score": scores["previous"][best].item(),
-    "other_direct_share": (direct[best] / total[best].clamp_min(1e-9)).item(),
-    "other_later_share": (later[best] / total[best].clamp_min(1e-9)).item(),
-    "median_cost": total.median().item(),
-    "text_top_cost": average["text"]["mean"].max().item(),
-    "text_error_bar": spread["text"].max().item(),
-    "text_seen_over_new": (split["seen"][text_best] / split["new"][text_best].clamp_min(1e-9)).item(),
-    "agreement_mean_resample": rank_correlation(average["repeats"]["mean"], average["repeats"]["other row"]),
-    "agreement_mean_zero": rank_correlation(average["repeats"]["mean"], average["repeats"]["zero"]),
-    "agreement_repeats_text": rank_correlation(total, average["text"]["mean"]),
+    "other_direct_share": (direct["again"][best] / total["again"][best].clamp_min(1e-9)).item(),
+    "other_later_share": (later[best] / total["again"][best].clamp_min(1e-9)).item(),
+    "median_cost": total["again"].median().item(),
+    "new_cost": total["new"].max().item(),
+    "new_previous_score": scores["previous"][best_new].item(),
+    "new_direct_share": (direct["new"][best_new] / total["new"][best_new].clamp_min(1e-9)).item(),
+    "error_bar": max(bars.max().item() for bars in spread.values()),
+    "agreement_mean_resample": rank_correlation(average["again"]["mean"], average["again"]["other row"]),
+    "agreement_mean_zero": rank_correlation(average["again"]["mean"], average["again"]["zero"]),
+    "agreement_new_again": rank_correlation(total["again"], total["new"]),
     "other_head_cost": swap,
-    "all_cost_text": everything["text"],
-    "all_cost_repeats": everything["repeats"],
+    "all_cost_new": everything["new"],
+    "all_cost_again": everything["again"],
     "noop_change": noop,
 }
 
@@ -263,43 +269,31 @@ metrics = {
 # %%
 fig, axes = plots.figure(2, 3, f"Every head of {LAYERS} layers removed in turn")
 plots.loss_curves(
-    axes[0], history, ["text", "repeats"], title="Held-out loss", marks={"bigram, text": bigram}
-)
+    axes[0], history, ["new", "again"], title="Held-out loss",
+    marks={"new: language known": floor_new, "new: one token back": bigram},
+)  # fmt: skip
 spots = torch.arange(len(cells))
-for ax, kind, title in (
-    (axes[1], "repeats", "Repeated rows"),
-    (axes[2], "text", "Text (bars: standard error)"),
-):
+for ax, kind, title in ((axes[1], "again", "Repeated tokens"), (axes[2], "new", "New tokens")):
     for index, how in enumerate(ways):
-        ax.bar(
-            spots + 0.27 * (index - 1),
-            average[kind][how],
-            0.27,
-            color=plots.COLOURS[index],
-            label=how,
-            yerr=spread[kind] if how == "mean" else None,
-            error_kw={"linewidth": 0.8},
-        )
-    ax.set_xticks(spots, names, rotation=90)
-    ax.legend(fontsize=8, frameon=False)
-    plots.label(ax, f"{title}: one head replaced", "layer.head", "loss added (nats)")
+        ax.bar(spots + 0.27 * (index - 1), average[kind][how], 0.27, color=plots.COLOURS[index], label=how,
+               yerr=spread[kind] if how == "mean" else None, error_kw={"linewidth": 0.8})  # fmt: skip
+    plots.label(ax, f"{title}: one head replaced (bars: standard error)", "layer.head", "loss added (nats)")
 plots.heatmap(
-    axes[3], torch.stack(list(scores.values())), "Roles on repeated rows", x="layer.head", x_ticks=names,
+    axes[3], torch.stack(list(scores.values())), "Attention of the heads", x="layer.head", x_ticks=names,
     y_ticks=list(scores), limits=(0, 1), numbers=len(names) <= 12,
 )  # fmt: skip
-for offset, values, text_label in (
-    (-0.27, total, "total"), (0, direct, "direct only"), (0.27, later, "with induction heads gone"),
-):  # fmt: skip
-    colour = plots.COLOURS[{-0.27: 1, 0: 0, 0.27: 2}[offset]]
-    axes[4].bar(spots + offset, values, 0.27, label=text_label, color=colour)
-axes[4].set_xticks(spots, names, rotation=90)
-axes[4].legend(fontsize=8, frameon=False)
-plots.label(axes[4], "Repeated rows: how the cost comes about", "layer.head", "loss added (nats)")
-axes[5].bar(spots - 0.2, split["seen"], 0.4, color=plots.COLOURS[1], label="token seen before")
-axes[5].bar(spots + 0.2, split["new"], 0.4, color=plots.COLOURS[0], label="new token")
-axes[5].set_xticks(spots, names, rotation=90)
-axes[5].legend(fontsize=8, frameon=False)
-plots.label(axes[5], "Text: cost by kind of next token", "layer.head", "loss added (nats)")
+for ax, kind in ((axes[4], "again"), (axes[5], "new")):
+    shown = {"total": total[kind], "direct only": direct[kind]}
+    if kind == "again":
+        shown["with induction heads gone"] = later
+    for index, (text, values) in enumerate(shown.items()):
+        ax.bar(spots + 0.27 * (index - 1), values, 0.27, color=plots.COLOURS[(1, 0, 2)[index]], label=text)
+    title = {"again": "Repeated tokens", "new": "New tokens"}[kind]
+    plots.label(ax, f"{title}: total and direct cost", "layer.head", "loss added (nats)")
+for ax in (axes[1], axes[2], axes[4], axes[5]):
+    ax.set_xticks(spots, names, rotation=90)
+    ax.legend(fontsize=8, frameon=False)
+    ax.axhline(0, color="0.2", linewidth=0.6)
 run.save(fig, "mechanism")
 
 # %%
