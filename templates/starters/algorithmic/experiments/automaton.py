@@ -225,7 +225,7 @@ best_layer, best_head = divmod(int(look.argmax()), HEADS)
 #
 # Flip-flop: exchange the attention on the most recent write with the attention on the write before, in
 # all heads, from places that keep. If the model looks the state up, it now answers the older one. The
-# control exchanges the most recent KEEP before the query with a random other one: nothing should change.
+# control exchanges two random KEEPs before the query: the answer should stay.
 
 
 # %%
@@ -259,7 +259,6 @@ if KIND == "flipflop":
     able = movable & (kept.sum(-1) >= 2)
     other = exchange(a, b, able).argmax(-1)
     metrics["control_follows"] = (other == older)[able].float().mean().item()
-    moves = {"last and older write": metrics["follows"], "two KEEPs (control)": metrics["control_follows"]}
 
 # %% [markdown]
 # ### Which heads are needed?
@@ -291,9 +290,7 @@ metrics |= {
 
 # %%
 fig, axes = plots.figure(2, 3, f"A transformer runs an automaton ({KIND}, {STATES} states)")
-plots.loss_curves(
-    axes[0], history, ["test_loss"], title="Learning", marks={"guessing": math.log(STATES)}
-)  # fmt: skip
+plots.loss_curves(axes[0], history, ["test_loss"], title="Learning", marks={"guessing": math.log(STATES)})
 axes[1].plot(range(1, PLACES + 1), by_symbol.tolist(), color=plots.COLOURS[0])
 axes[1].axvline(LENGTH + 0.5, color=plots.COLOURS[1], linestyle=":")
 axes[1].set_ylim(0, 1.05)
@@ -309,11 +306,13 @@ for index, (name, found) in enumerate(
 axes[2].legend(fontsize=8, frameon=False)
 axes[2].set_ylim(0, 1.05)
 plots.label(axes[2], "Linear probe for the state", "residual stream after", "held-out accuracy")
-row = 0 if KIND == "cyclic" else int((order[:, 0] >= 0).int().argmax())
-names = [*map(str, range(STATES)), "k", "_"] if KIND == "flipflop" else ["0", "1", "_"]
+starts = order[:, 0] == 0  # a row without blanks; flipflop: the one with most states written
+row = int((starts * (1 + (tokens[:, :LENGTH] < STATES).sum(-1) * (KIND == "flipflop"))).argmax())
+names = [*map(str, range(STATES)), "k"] if KIND == "flipflop" else ["0", "1"]
 plots.attention(
-    axes[3], patterns[best_layer, row, best_head], [names[token] for token in tokens[row].tolist()],
-    f"Head {best_layer}.{best_head} (_ blank{', k keep' if KIND == 'flipflop' else ''})",
+    axes[3], patterns[best_layer, row, best_head, :LENGTH, :LENGTH],
+    [names[token] for token in tokens[row, :LENGTH].tolist()],
+    f"Head {best_layer}.{best_head}{' (k: keep)' if KIND == 'flipflop' else ''}",
 )  # fmt: skip
 plots.heatmap(
     axes[4], look, "Attention on the last write" if KIND == "flipflop" else "Evenness of attention",
