@@ -263,7 +263,9 @@ plots.bars(
     y="mean squared difference",
 )  # fmt: skip
 probes = {"step": list(range(LAYERS)), "trained": r2, "untrained": r2_untrained}
-plots.loss_curves(axes[2], probes, ["trained", "untrained"], title="w read by a linear probe", y="R2", log=False)
+plots.loss_curves(
+    axes[2], probes, ["trained", "untrained"], title="w read by a linear probe", y="R2", log=False
+)
 axes[2].set_xlabel("layer")
 plots.heatmap(
     axes[3], ablated, "Error, one head ablated (1: says zero)", x="head", y="layer", numbers=True

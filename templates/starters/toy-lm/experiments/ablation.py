@@ -277,7 +277,7 @@ for ax, kind, title in ((axes[1], "again", "Repeated tokens"), (axes[2], "new", 
     for index, how in enumerate(ways):
         ax.bar(spots + 0.27 * (index - 1), average[kind][how], 0.27, color=plots.COLOURS[index], label=how,
                yerr=spread[kind] if how == "mean" else None, error_kw={"linewidth": 0.8})  # fmt: skip
-    plots.label(ax, f"{title}: one head replaced (bars: standard error)", "layer.head", "loss added (nats)")
+    plots.label(ax, f"{title}: one head replaced", "layer.head", "loss added (nats)")
 plots.heatmap(
     axes[3], torch.stack(list(scores.values())), "Attention of the heads", x="layer.head", x_ticks=names,
     y_ticks=list(scores), limits=(0, 1), numbers=len(names) <= 12,

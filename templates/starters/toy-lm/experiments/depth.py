@@ -140,7 +140,8 @@ print(f"look-up head 1.{finder}, carrying head 0.{carrier}")
 # ### Where must the first layer have written?
 #
 # Remove what layer 0 adds, but only at some places: behind the keys of the list (where they should have
-# been carried: the values and commas), at the keys of the list, or at the questions. If the story is right, only the first hurts.
+# been carried: the values and commas), at the keys of the list, or at the questions.
+# If the story is right, only the first hurts.
 
 
 # %%
@@ -188,7 +189,8 @@ plots.heatmap(
 )  # fmt: skip
 half = slice(0, LIST)
 plots.attention(
-    axes[3], cache["pattern", 0][0, carrier][half, half], test[0, half].tolist(), f"Head 0.{carrier}, the list"
+    axes[3], cache["pattern", 0][0, carrier][half, half], test[0, half].tolist(),
+    f"Head 0.{carrier}, the list",
 )
 plots.heatmap(
     axes[4], cache["pattern", 1][0, finder][LIST:, half], f"Head 1.{finder}, the questions", x="list",

@@ -44,11 +44,11 @@ run = start_run(globals())
 device = run.device
 KINDS = ["ambiguous", "end-of-repeat"] if FAILURE == "mlp" else [FAILURE]
 # name: layers, heads, neurons. The last is the one that is taken apart.
-MODELS = {"2 layers": (2, HEADS, 0), "3 layers": (3, HEADS, 0)}
+MODELS = {"3 layers": (3, HEADS, 0), "2 layers": (2, HEADS, 0)}
 if FAILURE == "mlp":
     MODELS = {"2 layers": (2, HEADS, 0), "with MLPs": (2, HEADS, 128)}
 rate = 0.8 * LR if FAILURE == "mlp" else LR  # MLPs want it a little slower
-MAIN = list(MODELS)[-1]
+BESIDE, MAIN = MODELS
 
 # %% [markdown]
 # ### The data: a block, and the same block once more, with one thing made difficult
@@ -296,10 +296,10 @@ cut = {"as it is": base["hard"], "right key": gaps(model, KIND, knock_out(0))["h
        "two before": gaps(model, KIND, knock_out(2))["hard"]}  # fmt: skip
 top_two = cost_hard.topk(2).values
 metrics = {
-    "hard_gap_2_layers": table[KIND]["2 layers"]["hard"],
-    "plain_gap_2_layers": table[KIND]["2 layers"]["plain"],
+    "hard_gap_other": table[KIND][BESIDE]["hard"],  # the model beside it
     "hard_gap": base["hard"],
     "plain_gap": base["plain"],
+    "hard_less_plain": base["hard"] - base["plain"],
     "untrained_gap": untrained["hard"],
     "looks_right": looks_right.max().item(),
     "looks_right_plain": looks_right_plain.max().item(),
@@ -377,6 +377,7 @@ elif FAILURE == "end-of-repeat":
             out = (out - out.mean(-1, keepdim=True)) / cache["ln_final.hook_scale"]
             total += (out * model.ln_final.weight * copied).sum(-1)[data[sort]].mean().item()
         metrics[f"heads_write_{sort}"] = total
+    metrics["heads_write_share"] = metrics["heads_write_hard"] / max(metrics["heads_write_plain"], 1e-9)
     metrics["attention_kept"] = (looks_right[1:].sum() / looks_right_plain[1:].sum()).item()
 else:
 
@@ -416,14 +417,18 @@ bars = {f"{kind[:5]} {name}\n{sort}" if len(KINDS) > 1 else f"{name}\n{sort}": v
 plots.bars(axes[1], bars, "Gap to the best possible prediction", y="gap (nats)",
            highlight=[name for name in bars if "hard" in name])  # fmt: skip
 rows = [f"{l}.{h}" for l, h in cells]
+looks = [looks_right_plain.flatten(), looks_right.flatten()]
+if KIND == "ambiguous":  # only here is there a wrong key
+    looks.append(looks_wrong.flatten())
 plots.heatmap(
     axes[2],
-    torch.stack([looks_right_plain.flatten(), looks_right.flatten(), looks_wrong.flatten()]),
+    torch.stack(looks),
     f'Attention of the heads of "{MAIN}" ({KIND})',
     x="layer.head",
     x_ticks=rows,
-    y_ticks=["right key,\nplain", "right key,\nhard", "wrong key,\nhard"],
+    y_ticks=["right key,\nplain", "right key,\nhard", "wrong key,\nhard"][: len(looks)],
     limits=(0, 1),
+    numbers=True,
 )
 axes[2].tick_params(axis="x", labelrotation=90)
 spots = torch.arange(len(cells))

@@ -252,7 +252,8 @@ plots.bars(
     axes[5],
     {
         "needed heads out": metrics["rise_needed"], "random heads out": metrics["rise_random"],
-        "attended changed": metrics["rise_attended_replaced"], "other changed": metrics["rise_other_replaced"],
+        "attended changed": metrics["rise_attended_replaced"],
+        "other changed": metrics["rise_other_replaced"],
     },
     "Rise of the loss at those places", y="nats", highlight=["random heads out", "other changed"],
 )  # fmt: skip
