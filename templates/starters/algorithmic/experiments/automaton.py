@@ -306,8 +306,9 @@ for index, (name, found) in enumerate(
 axes[2].legend(fontsize=8, frameon=False)
 axes[2].set_ylim(0, 1.05)
 plots.label(axes[2], "Linear probe for the state", "residual stream after", "held-out accuracy")
-starts = order[:, 0] == 0  # a row without blanks; flipflop: the one with most states written
-row = int((starts * (1 + (tokens[:, :LENGTH] < STATES).sum(-1) * (KIND == "flipflop"))).argmax())
+starts = order[:, 0] == 0  # a row without blanks, and with some three writes in it
+writes = (tokens[:, :LENGTH] < STATES).sum(-1)
+row = int((starts * (100 - (writes - 3).abs() * (KIND == "flipflop"))).argmax())
 names = [*map(str, range(STATES)), "k"] if KIND == "flipflop" else ["0", "1"]
 plots.attention(
     axes[3], patterns[best_layer, row, best_head, :LENGTH, :LENGTH],
