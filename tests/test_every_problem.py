@@ -51,8 +51,8 @@ class TestRepo:
         rows = json.loads(planned(number)["expected.json"])["rows"]
         assert len(rows) >= 4
         assert all(row["why"] and row["source"] and len(row["label"]) <= 44 for row in rows)
-        words = " ".join(row["label"].lower() for row in rows)
-        assert any(word in words for word in ("control", "no-op", "random", "untrained", "shuffled"))
+        words = " ".join(f"{row['label']} {row['why']} {row['metric']}".lower() for row in rows)
+        assert any(word in words for word in ("control", "noop", "random", "untrained", "shuffled"))
 
     def test_readme_names_problem_first_command_and_numbers(self, number: str) -> None:
         files = planned(number)

@@ -132,7 +132,15 @@ history = train(
 # %%
 with torch.no_grad():
     _, cache = model.run_with_cache(tokens)
+
+
+def current_token_score(pattern: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Mean attention to the query's own position, per head."""
+    return pattern.diagonal(dim1=-2, dim2=-1).mean(dim=(0, 2))
+
+
 kinds = {
+    "current": current_token_score,
     "previous": heads.previous_token_score,
     "duplicate": heads.duplicate_token_score,
     "induction": heads.induction_score,
@@ -246,7 +254,8 @@ metrics = {
     "induction_score": scores["induction"].max().item(),
     "best_induction_cost": total["again"][best_induction].item(),
     "other_cost": total["again"][best].item(),
-    "other_previous_score": scores["previous"][best].item(),
+    "previous_score": scores["previous"].max().item(),
+    "previous_cost": total["again"][int(scores["previous"].argmax())].item(),
     "other_direct_share": (direct["again"][best] / total["again"][best].clamp_min(1e-9)).item(),
     "other_later_share": (later[best] / total["again"][best].clamp_min(1e-9)).item(),
     "median_cost": total["again"].median().item(),
@@ -292,7 +301,7 @@ for ax, kind in ((axes[4], "again"), (axes[5], "new")):
     plots.label(ax, f"{title}: total and direct cost", "layer.head", "loss added (nats)")
 for ax in (axes[1], axes[2], axes[4], axes[5]):
     ax.set_xticks(spots, names, rotation=90)
-    ax.legend(fontsize=8, frameon=False)
+    ax.legend(fontsize=8, framealpha=0.8)
     ax.axhline(0, color="0.2", linewidth=0.6)
 run.save(fig, "mechanism")
 
