@@ -73,6 +73,11 @@ class StarterRef(Strict):
     parameters: dict[KnobName, Scalar] = Field(
         description="The starter's selector (task or study) and any of that experiment's knobs."
     )
+    fit: Literal["exact", "near"] = Field(
+        default="exact",
+        description="exact: the experiment opens this very question; near: it warms up the method, "
+        "and the question is still the team's to set up.",
+    )
 
 
 class Problem(Strict):
@@ -126,7 +131,9 @@ class Problem(Strict):
         default=[], description="The ids of neighbouring problems, in quotes."
     )
     tags: Annotated[list[Slug], Distinct] = Field(default=[], description="Words to filter by.")
-    starter: StarterRef = Field(description="What `mihack new` starts the repo from.")
+    starter: StarterRef | None = Field(
+        description="What `mihack new` starts the repo from; null where no experiment comes near yet."
+    )
     sources: Annotated[list[Source], Field(min_length=1)] = Field(
         description="Where the problem was posed; at least one."
     )
