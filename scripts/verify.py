@@ -201,8 +201,8 @@ def report(index: Index, records: list[dict[str, Any]], seeds: list[int]) -> str
         "",
         "Written by `make verify` (`scripts/verify.py`): every problem's experiment, made by the plan behind",
         f"`mihack new`, run offline on a CPU on seeds {', '.join(map(str, seeds))}. Time is wall-clock for",
-        "the whole script, imports included, with one torch thread, on a machine that may have been busy",
-        "with other work: the runs kept so far were made under heavy load: their seconds are upper bounds.",
+        "the whole script, imports included, with one torch thread each, two runs at a time on 2 cores that",
+        "other work shared: on a quiet machine it is less.",
         "",
         f"**{met} of {len(records)} runs met every expectation**, for {len(by_problem)} of "
         f"{len(index.problems)} problems.",
