@@ -38,8 +38,20 @@ def index_file() -> str:
     return os.path.join(_PACKAGE, "catalog.json")  # noqa: PTH118
 
 
+def texts_file() -> str:
+    """The other half of the index: texts, glossary, works, resources and starters."""
+    return os.path.join(_PACKAGE, "texts.json")  # noqa: PTH118
+
+
 def index_path() -> Path:
     """The built index, which the commands read with ``json`` alone."""
     from pathlib import Path
 
     return Path(index_file())
+
+
+def texts_path() -> Path:
+    """The texts that belong to the index."""
+    from pathlib import Path
+
+    return Path(texts_file())

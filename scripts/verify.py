@@ -37,7 +37,10 @@ def main() -> int:
     """Run what is missing, write the report, return 1 if a row was missed."""
     arguments = parse()
     index = load()
-    wanted = arguments.only or list(index.problems)
+    # a problem whose starter only comes near shares its experiment with one that is listed
+    wanted = arguments.only or [
+        key for key, item in index.problems.items() if item["starter"] and item["starter"]["fit"] == "exact"
+    ]
     store: Path = arguments.store
     store.mkdir(parents=True, exist_ok=True)
     if not arguments.report:
@@ -204,8 +207,8 @@ def report(index: Index, records: list[dict[str, Any]], seeds: list[int]) -> str
         "the whole script, imports included, with one torch thread each, two runs at a time on 2 cores that",
         "other work shared: on a quiet machine it is less.",
         "",
-        f"**{met} of {len(records)} runs met every expectation**, for {len(by_problem)} of "
-        f"{len(index.problems)} problems.",
+        f"**{met} of {len(records)} runs met every expectation**, for {len(by_problem)} problems of "
+        f"{len(index.problems)}: those that have an experiment of their own.",
         "",
         "| problem | experiment | seconds, per seed | expectation | found, per seed | met |",
         "|---|---|---|---|---|---|",

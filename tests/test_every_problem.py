@@ -13,9 +13,11 @@ import nbformat
 import pytest
 
 from mihack.catalog.index import load
+from mihack.errors import MihackError
 from mihack.scaffold.plan import Answers, Plan, plan
 
 INDEX = load()
+STARTED = [key for key, item in INDEX.problems.items() if item["starter"]]
 tomllib = pytest.importorskip("tomllib")  # new in Python 3.11
 
 
@@ -23,13 +25,23 @@ def planned(number: str) -> Plan:
     return plan(INDEX.problem(number), Answers(), INDEX)
 
 
-def test_there_are_33_algorithmic_and_23_toy_language_model_problems() -> None:
-    areas = [item["area"] for item in INDEX.problems.values()]
-    assert areas.count("algorithmic-problems") == 33
-    assert areas.count("toy-language-models") == 23
+def test_every_algorithmic_and_toy_language_model_problem_has_an_experiment_of_its_own() -> None:
+    exact = [
+        INDEX.problems[key]["area"] for key in STARTED if INDEX.problems[key]["starter"]["fit"] == "exact"
+    ]
+    assert exact.count("algorithmic-problems") == 33
+    assert exact.count("toy-language-models") == 23
 
 
-@pytest.mark.parametrize("number", INDEX.problems)
+@pytest.mark.parametrize("number", [key for key in INDEX.problems if key not in STARTED])
+def test_a_problem_without_an_experiment_says_what_to_do_instead(number: str) -> None:
+    with pytest.raises(MihackError) as caught:
+        planned(number)
+    assert number in caught.value.message
+    assert "mihack " in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("number", STARTED)
 class TestRepo:
     def test_script_notebook_and_project_are_well_formed(self, number: str) -> None:
         files = planned(number)
@@ -81,7 +93,7 @@ def imports(data: bytes, path: str) -> set[str]:
 
 
 def test_the_repos_are_ruff_clean_by_their_own_rules(tmp_path: Path) -> None:
-    for number in INDEX.problems:
+    for number in STARTED:
         for path, data in planned(number).items():
             if path.endswith((".py", "pyproject.toml")):
                 target = tmp_path / number / path

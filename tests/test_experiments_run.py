@@ -24,6 +24,8 @@ OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 FIRST_OF_EACH: dict[str, str] = {}
 for _number, _item in INDEX.problems.items():
     _starter = _item["starter"]
+    if _starter is None or _starter["fit"] == "near":
+        continue
     _selector = INDEX.starters[_starter["name"]]["selector"]
     FIRST_OF_EACH.setdefault(f"{_starter['name']}/{_starter['parameters'][_selector]}", _number)
 

@@ -11,7 +11,7 @@ import pytest
 from small_catalog import CARD, FILES, changed, write
 
 from mihack.catalog import layers
-from mihack.catalog.index import load, shipped
+from mihack.catalog.index import everything, load
 from mihack.errors import MihackError
 
 OURS = changed(CARD, ("  name: toys\n", "  name: algorithmic\n"),
@@ -38,9 +38,9 @@ def test_a_folder_is_laid_over_the_shipped_catalogue(home: Path, ours: Path) -> 
     index = load([ours])
     assert index.problem("x-1")["title"] == "Sort two numbers"
     assert index.problem("x-1")["sections"]["why"] == "It is small."
-    assert set(shipped()["problems"]) < set(index.problems)
+    assert set(everything()["problems"]) < set(index.problems)
     assert "demo" in index.areas
-    assert index.starters == shipped()["starters"]
+    assert index.starters == everything()["starters"]
 
 
 def test_the_environment_names_folders_and_options_win(

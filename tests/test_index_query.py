@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mihack.catalog.index import Index, lay_over, natural
+from mihack.catalog.index import KINDS, Index, lay_over, natural
 from mihack.catalog.query import letters, query
 from mihack.errors import MihackError
 
@@ -167,7 +167,8 @@ def test_letters() -> None:
 def test_a_layer_replaces_and_adds_in_natural_order(index: Index) -> None:
     data = {"problems": dict(index.problems), "areas": {}, "concepts": {}, "resources": {},
             "works": {}, "starters": {}}  # fmt: skip
-    lay_over(data, {"problems": {"3.9": problem("3.9", title="Ours"), "3.2": problem("3.2")}})
+    ours = {"3.9": problem("3.9", title="Ours"), "3.2": problem("3.2")}
+    lay_over(data, {"problems": ours}, KINDS)
     assert list(data["problems"]) == ["3.1", "3.2", "3.9", "3.10", "NP001", "NP010"]
     assert data["problems"]["3.9"]["title"] == "Ours"
 

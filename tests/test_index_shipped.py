@@ -7,27 +7,33 @@ import json
 import pytest
 
 from mihack.catalog import jsonschema
-from mihack.catalog.build import build, to_json
+from mihack.catalog.build import build, halves, to_json
 from mihack.catalog.check import check_shipped
-from mihack.catalog.index import KINDS
-from mihack.shipped import index_path
+from mihack.catalog.index import LISTED, READ_LATER
+from mihack.shipped import index_path, texts_path
 
 
 def test_the_committed_index_equals_a_fresh_build() -> None:
-    fresh = to_json(build(check_shipped()))
-    assert index_path().read_text("utf-8") == fresh, "run `make catalog` and commit"
-    assert fresh == to_json(build(check_shipped()))
+    fresh = [to_json(half) for half in halves(build(check_shipped()))]
+    committed = [index_path().read_text("utf-8"), texts_path().read_text("utf-8")]
+    assert committed == fresh, "run `make catalog` and commit"
+    assert fresh == [to_json(half) for half in halves(build(check_shipped()))]
 
 
 def test_the_index_is_plain_and_complete() -> None:
     index = json.loads(index_path().read_text("utf-8"))
-    assert list(index) == ["format", *KINDS]
+    rest = json.loads(texts_path().read_text("utf-8"))
+    assert list(index) == ["format", *LISTED]
+    assert list(rest) == ["format", "texts", "area_texts", *READ_LATER]
+    assert list(rest["texts"]) == list(index["problems"])
     for number, problem in index["problems"].items():
         assert problem["id"] == number
-        sections = problem["sections"]
+        sections = rest["texts"][number]
         assert list(sections) == ["problem", "why", "first_steps", "further", "prior_work"]
         assert all(sections.values())
-        starter = index["starters"][problem["starter"]["name"]]
+        if problem["starter"] is None:
+            continue
+        starter = rest["starters"][problem["starter"]["name"]]
         assert problem["starter"]["parameters"][starter["selector"]] in starter["experiments"]
 
 

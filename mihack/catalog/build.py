@@ -1,10 +1,11 @@
 """From a folder of checked cards to the one JSON index that the commands read.
 
-    python -m mihack.catalog.build      writes mihack/catalog.json and catalog/schema/
+    python -m mihack.catalog.build      writes mihack/catalog.json, mihack/texts.json and catalog/schema/
 
-The index is ``{"format": 1, "problems": {id: ...}, "areas": ..., "concepts": ..., "resources": ...,
-"works": ..., "starters": ...}``.  An entry is the card's front matter with every default filled in,
-and besides:
+The index is ``{"format": 2, "problems": {id: ...}, "areas": ..., "concepts": ..., "resources": ...,
+"works": ..., "starters": ...}``; written down, the problems' and areas' sections and all kinds but
+these two stand in the second file, which ``list`` need not read.  An entry is the card's front
+matter with every default filled in, and besides:
 
 - problem: ``file`` (relative to the catalogue), ``sections`` {problem, why, first_steps, further,
   prior_work} -> Markdown
@@ -26,8 +27,8 @@ from mihack.catalog import jsonschema
 from mihack.catalog.card import PROBLEM_HEADINGS, Card
 from mihack.catalog.check import MODELS, Catalog, check_shipped
 from mihack.catalog.files import Entry
-from mihack.catalog.index import FORMAT, KINDS, natural
-from mihack.shipped import index_path
+from mihack.catalog.index import FORMAT, LISTED, READ_LATER, natural
+from mihack.shipped import index_path, texts_path
 
 
 def build(catalog: Catalog, *, partial: bool = False) -> dict[str, Any]:
@@ -67,10 +68,23 @@ def _text(kind: str, card: Card) -> dict[str, Any]:
     return {"sections": {key: texts[heading] for key, heading in PROBLEM_HEADINGS.items()}}
 
 
+def halves(index: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What ``list`` reads, and the rest."""
+    listed: dict[str, Any] = {"format": index["format"]}
+    rest: dict[str, Any] = {"format": index["format"]}
+    for kind, texts in zip(LISTED, ("texts", "area_texts"), strict=True):
+        listed[kind] = {
+            key: {name: value for name, value in item.items() if name != "sections"}
+            for key, item in index[kind].items()
+        }
+        rest[texts] = {key: item["sections"] for key, item in index[kind].items()}
+    return listed, rest | {kind: index[kind] for kind in READ_LATER}
+
+
 def to_json(index: dict[str, Any]) -> str:
     """The index as JSON with one entry per line: quick to read, and a card's change is one line."""
     parts = [f'{{"format": {index["format"]}']
-    for kind in KINDS:
+    for kind in [name for name in index if name != "format"]:
         lines = ",\n".join(f"{_json(key)}: {_json(value)}" for key, value in index[kind].items())
         parts.append(f'"{kind}": {{\n{lines}\n}}' if lines else f'"{kind}": {{}}')
     return ",\n".join(parts) + "}\n"
@@ -94,9 +108,10 @@ def main(arguments: list[str]) -> int:
         print(f"{len(catalog.faults)} faults: no index written", file=sys.stderr)
         return 1
     index = build(catalog, partial=partial)
-    text = to_json(index)
-    index_path().write_text(text, encoding="utf-8", newline="\n")
-    print(f"{index_path().name}: {len(index['problems'])} problems, {len(text)} characters")
+    for path, half in zip((index_path(), texts_path()), halves(index), strict=True):
+        text = to_json(half)
+        path.write_text(text, encoding="utf-8", newline="\n")
+        print(f"{path.name}: {len(index['problems'])} problems, {len(text)} characters")
     return 0
 
 

@@ -18,7 +18,7 @@ from mihack.catalog.card import CARD_BYTES, LIST_BYTES, Card
 from mihack.catalog.faults import Fault, validate
 from mihack.catalog.fields import SLUG, Slug, bad_characters
 from mihack.catalog.files import Entry, Found, catalog_files, read_bytes, read_yaml
-from mihack.catalog.index import shipped
+from mihack.catalog.index import everything
 from mihack.catalog.references import WHERE, reference_faults, starter_faults
 from mihack.catalog.schema import Area, Concept, Problem, Resource, Work
 from mihack.catalog.starters import read_starters
@@ -67,7 +67,7 @@ def check_shipped() -> Catalog:
 
 def check_layer(folder: Path, base: Mapping[str, Any] | None = None) -> Catalog:
     """A user's folder, whose cards may name whatever ``base`` (the shipped index) has."""
-    base = shipped() if base is None else base
+    base = everything() if base is None else base
     catalog = Catalog(folder, starters=base["starters"])
     _read(catalog)
     _check(catalog, base, [])

@@ -1,5 +1,8 @@
 """The index at run time: load, find, filter.  Nothing here imports more than json and os.
 
+It comes in two files, so that ``list`` reads little: catalog.json has what is listed and filtered
+by, texts.json the rest (texts, glossary, works, resources, starters), read when first asked for.
+
 ``mihack list`` must answer within a few times the start of Python itself, so pydantic, yaml and
 Markdown stay out; a user's own folder is checked and built by ``layers``, imported only then.
 """
@@ -8,17 +11,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mihack.errors import MihackError
-from mihack.shipped import index_file
+from mihack.shipped import index_file, texts_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-FORMAT = 1
-KINDS = ("problems", "areas", "concepts", "resources", "works", "starters")
+FORMAT = 2
+LISTED = ("problems", "areas")
+READ_LATER = ("concepts", "resources", "works", "starters")
+KINDS = LISTED + READ_LATER
 ENVIRONMENT = "MIHACK_CATALOG"
 
 
@@ -47,21 +52,39 @@ def natural(key: str) -> list[tuple[int, int, str]]:
 class Index:
     """The shipped catalogue with any user folders laid over it."""
 
-    def __init__(self, data: dict[str, Any]) -> None:
+    concepts: dict[str, Any]
+    resources: dict[str, Any]
+    works: dict[str, Any]
+    starters: dict[str, Any]
+    texts: dict[str, Any]
+
+    def __init__(self, data: dict[str, Any], later: Callable[[], dict[str, Any]] | None = None) -> None:
+        """``data`` has at least problems and areas; ``later`` gives what it lacks, when first needed."""
         self.problems: dict[str, Any] = data["problems"]
         self.areas: dict[str, Any] = data["areas"]
-        self.concepts: dict[str, Any] = data["concepts"]
-        self.resources: dict[str, Any] = data["resources"]
-        self.works: dict[str, Any] = data["works"]
-        self.starters: dict[str, Any] = data["starters"]
+        self._later = later or (lambda: data)
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for what is not there yet: read the second half of the index."""
+        if name not in (*READ_LATER, "texts"):
+            raise AttributeError(name)
+        rest = self._later()
+        for kind in (*READ_LATER, "texts"):
+            self.__dict__.setdefault(kind, rest.get(kind, {}))
+        return self.__dict__[name]
+
+    def whole(self, item: dict[str, Any]) -> dict[str, Any]:
+        """A problem with its ``sections``; those of a user's folder already have theirs."""
+        if "sections" in item:
+            return item
+        return {**item, "sections": self.texts.get(item["id"], {})}
 
     def problem(self, number: str) -> dict[str, Any]:
-        """The problem with this id, in any case; else an error that names close ids."""
+        """The problem with this id, in any case, with its texts; else an error that names close ids."""
         wanted = number.strip()
         for key in (wanted, *(key for key in self.problems if key.lower() == wanted.lower())):
             if key in self.problems:
-                found: dict[str, Any] = self.problems[key]
-                return found
+                return self.whole(self.problems[key])
         close = self.close_ids(wanted)
         hint = f"Did you mean {' or '.join(close)}?" if close else "`mihack list` shows all ids."
         raise MihackError(f"There is no problem {number!r}.", hint=hint)
@@ -103,17 +126,24 @@ def load(folders: Sequence[str | os.PathLike[str]] = (), *, cache: bool = False)
     With ``cache`` a checked folder is kept under XDG_CACHE_HOME/mihack by its content, if that
     can be written.  ``new`` leaves it off: it must not touch the home folder.
     """
-    data = shipped()
+    data, layers = shipped(index_file()), []
     for folder in (*environment_folders(), *folders):
         from mihack.catalog.layers import read_layer
 
-        lay_over(data, read_layer(os.fspath(folder), cache=cache))
-    return Index(data)
+        layers.append(read_layer(os.fspath(folder), cache=cache))
+        lay_over(data, layers[-1], LISTED)
+
+    def later() -> dict[str, Any]:
+        rest = shipped(texts_file())
+        for layer in layers:
+            lay_over(rest, layer, READ_LATER)
+        return rest
+
+    return Index(data, later)
 
 
-def shipped() -> dict[str, Any]:
-    """The index that comes with mihack."""
-    path = index_file()
+def shipped(path: str) -> dict[str, Any]:
+    """One of the two files of the index that comes with mihack."""
     try:
         with open(path, encoding="utf-8") as file:  # noqa: PTH123 (no pathlib here)
             data: dict[str, Any] = json.load(file)
@@ -125,15 +155,22 @@ def shipped() -> dict[str, Any]:
     return data
 
 
+def everything() -> dict[str, Any]:
+    """Both files of the shipped index in one, without the problems' texts."""
+    return {**shipped(texts_file()), **shipped(index_file())}
+
+
 def environment_folders() -> list[str]:
     """The folders named by MIHACK_CATALOG, separated as PATH is."""
     return [name for name in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if name]
 
 
-def lay_over(data: dict[str, Any], layer: dict[str, Any]) -> None:
+def lay_over(data: dict[str, Any], layer: dict[str, Any], kinds: Iterable[str]) -> None:
     """Put a layer's entries over those in ``data``, and the problems back into natural order."""
-    for kind in KINDS:
+    for kind in kinds:
         data[kind].update(layer.get(kind, {}))
+    if "problems" not in kinds:
+        return
     problems = data["problems"]
     data["problems"] = {key: problems[key] for key in sorted(problems, key=natural)}
 

@@ -15,7 +15,7 @@ from typing import Any
 from mihack import __version__
 from mihack.catalog.index import FORMAT
 from mihack.errors import MihackError
-from mihack.shipped import index_path
+from mihack.shipped import index_path, texts_path
 
 SHOWN = 5
 KEPT = 20
@@ -51,7 +51,7 @@ def cache_dir() -> Path:
 def fingerprint(root: Path) -> str:
     """A hash of everything that decides the result: the cards, the shipped index, this version."""
     digest = hashlib.sha256(f"{FORMAT} {__version__}".encode())
-    digest.update(index_path().read_bytes())
+    digest.update(index_path().read_bytes() + texts_path().read_bytes())
     for path in _everything(root):
         info = path.lstat()
         # What is larger is a fault, whatever is in it.

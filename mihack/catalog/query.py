@@ -116,7 +116,8 @@ def _starter(index: Index, wanted: str) -> Test:
     if experiment and experiment not in manifest["experiments"]:
         raise unknown("experiment", wanted, [f"{name}/{e}" for e in manifest["experiments"]])
     return lambda item: (
-        item["starter"]["name"] == name
+        item["starter"] is not None
+        and item["starter"]["name"] == name
         and (not experiment or item["starter"]["parameters"].get(manifest["selector"]) == experiment)
     )
 
@@ -149,7 +150,7 @@ def _places(index: Index, item: dict[str, Any]) -> tuple[str, ...]:
     """The problem's text from the most telling to the least: title, tags, concepts, the rest."""
     concepts = [index.concepts.get(slug, {}).get("term", slug) for slug in item["concepts"]]
     bearings = [ref["bearing"] for ref in item["works"]]
-    rest = [item["remains"], *item["models"], *bearings, *item["sections"].values()]
+    rest = [item["remains"], *item["models"], *bearings, *index.whole(item)["sections"].values()]
     title = (item["id"], item["title"])
     tags = (*item["tags"], item["subarea"], item["area"])
     return tuple(fold(" ".join(part)) for part in (title, tags, concepts, rest))

@@ -67,7 +67,7 @@ def find(index: Index, number: str) -> tuple[dict[str, Any], str]:
     """The problem with this id, else with this number in the posts; and what to say about it."""
     posted = [item for item in index.problems.values() if item["post_id"] == number.strip()]
     if number.strip() not in index.problems and len(posted) == 1:
-        item = posted[0]
+        item = index.whole(posted[0])
         return item, f"{number} is its number in the post; the community list has it as {item['id']}."
     item = index.problem(number)
     others = [other["id"] for other in posted if other["id"] != item["id"]]
@@ -161,8 +161,12 @@ def reading(index: Index, item: dict[str, Any]) -> str:
 def start(item: dict[str, Any]) -> str:
     """The command that makes a repo for it, and what the starter will do."""
     starter = item["starter"]
+    if starter is None:
+        return "## Start\n\nNo experiment comes near this problem yet: start from First steps above."
     parameters = ", ".join(f"{key}={value}" for key, value in starter["parameters"].items())
     what = one_line(f"Starter: {starter['name']} ({parameters})")
+    if starter.get("fit") == "near":
+        what += ". It warms up the method; the question itself is still yours to set up."
     return f"## Start\n\n    mihack new {one_line(item['id'])}\n\n{what}"
 
 

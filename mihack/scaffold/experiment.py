@@ -48,6 +48,10 @@ class Experiment:
 def choose(problem: Mapping[str, Any], index: Index, settings: Mapping[str, str]) -> Experiment:
     """The experiment that a card names, with the card's parameters and ``settings`` filled in."""
     reference = problem["starter"]
+    if reference is None:
+        near = [key for key in problem.get("related", []) if index.problems.get(key, {}).get("starter")]
+        hint = f"Start from a neighbour: mihack new {near[0]}" if near else "mihack list --starter NAME"
+        raise MihackError(f"No experiment comes near problem {problem['id']} yet.", hint=hint)
     starter = str(reference["name"])
     parameters = dict(reference.get("parameters", {}))
     manifest = index.starters.get(starter)

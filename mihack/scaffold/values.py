@@ -109,7 +109,13 @@ def _about(problem: Mapping[str, Any]) -> str:
 def _lead(problem: Mapping[str, Any]) -> str:
     """The first paragraph of the problem; the rest is in PROBLEM.md."""
     text = str(problem.get("sections", {}).get("problem", "")).strip()
-    return markdown_block(text.split("\n\n")[0])
+    lead = markdown_block(text.split("\n\n")[0])
+    if (problem.get("starter") or {}).get("fit") == "near":
+        lead += (
+            "\n\n**The experiment here is a warm-up.** It shows the method or the phenomenon on a small "
+            "model; the problem's own question is still yours to set up (`PROBLEM.md`, First steps)."
+        )
+    return lead
 
 
 def _expected_table(rows: list[dict[str, Any]]) -> str:
