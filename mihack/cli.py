@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 COMMANDS = {
     "list": "List the problems, filtered.",
     "show": "Show one problem: what it is, who has tried, where to start.",
+    "search": "Search cards and glossary, best match first.",
+    "suggest": "Suggest problems that suit your team, and say why.",
     "new": "Make a research repo for a problem.",
     "explain": "Explain a term, or list the glossary.",
+    "resources": "List demos, tutorials, papers and tools.",
+    "stats": "Count problems, by area, rating and status.",
     "doctor": "Check Python, packages, GPU, memory and network.",
     "check": "Name every fault of a catalogue folder.",
     "schema": "Print the JSON Schema of a card, for editors.",

@@ -63,6 +63,7 @@ class Index:
         self.problems: dict[str, Any] = data["problems"]
         self.areas: dict[str, Any] = data["areas"]
         self._later = later or (lambda: data)
+        self.layered = False  # whether a user's folder lies over the shipped catalogue
 
     def __getattr__(self, name: str) -> Any:
         """Called for what is not there yet: read the second half of the index."""
@@ -139,7 +140,9 @@ def load(folders: Sequence[str | os.PathLike[str]] = (), *, cache: bool = False)
             lay_over(rest, layer, READ_LATER)
         return rest
 
-    return Index(data, later)
+    index = Index(data, later)
+    index.layered = bool(layers)
+    return index
 
 
 def shipped(path: str) -> dict[str, Any]:

@@ -7,19 +7,27 @@ import json
 import click
 
 from mihack import completion
-from mihack.catalog.index import load
+from mihack.catalog.index import load, natural
 from mihack.catalog.query import CODING, COMPUTE, query
 from mihack.catalog.query import STATUS as STATUSES
 from mihack.terminal import clean, coloured, columns, fit, one_line, rows, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from mihack.catalog.index import Index
 
 # id, difficulty, status, hours: the title takes what is left
 WIDTHS = (5, 4, 7, 7)
+# easiest, shortest, first; a range goes by its easier end, then by its harder one
+SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "number": lambda item: natural(item["id"]),
+    "difficulty": lambda item: (item["difficulty"][0], item["difficulty"][-1]),
+    "hours": lambda item: (item["hours"][0], item["hours"][1]),
+    "title": lambda item: item["title"].casefold(),
+}
 # one word each, so that a row fits 80 columns
 STATUS = {"partly answered": "partly", "largely answered": "largely"}
 
@@ -55,6 +63,7 @@ STATUS = {"partly answered": "partly", "largely answered": "largely"}
 @click.option("--hours", type=float, help="At most this many hours to a first own result (our estimate).")
 @click.option("--starter", shell_complete=completion.starters, help="A starter, or STARTER/EXPERIMENT.")
 @click.option("--tag", "tags", multiple=True, shell_complete=completion.tags, help="A tag. Repeatable.")
+@click.option("--sort", type=click.Choice(list(SORTS)), help="Sort by number, difficulty, hours or title.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: all facts, without the texts.")
 @click.option("--ids", is_flag=True, help="Print ids only, one a line.")
 @click.option(
@@ -65,7 +74,12 @@ STATUS = {"partly answered": "partly", "largely answered": "largely"}
     help="Lay a catalogue folder over the shipped one. Repeatable.",
 )
 def list_command(
-    words: tuple[str, ...], as_json: bool, ids: bool, catalog: tuple[str, ...], **filters: Any
+    words: tuple[str, ...],
+    sort: str | None,
+    as_json: bool,
+    ids: bool,
+    catalog: tuple[str, ...],
+    **filters: Any,
 ) -> None:
     """List the problems that meet every filter and contain all WORDS.
 
@@ -73,13 +87,15 @@ def list_command(
     """
     index = load(catalog, cache=True)
     found = query(index, text=" ".join(words) or None, **filters)
+    if sort:
+        found = sorted(found, key=SORTS[sort])  # stable: equals keep their order
     if as_json:
         facts = [{key: value for key, value in item.items() if key != "sections"} for item in found]
         click.echo(json.dumps(facts, indent=2))
     elif ids:
         click.echo("".join(f"{one_line(item['id'])}\n" for item in found), nl=False)
     else:
-        click.echo("\n".join(table(index, found, grouped=not words)))
+        click.echo("\n".join(table(index, found, grouped=not words and not sort)))
     if not as_json and not ids:
         click.echo(footer(len(found), len(index.problems)), err=True)
 

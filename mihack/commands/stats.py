@@ -1,0 +1,81 @@
+"""`mihack stats`: the catalogue in numbers."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from mihack.catalog.index import load
+from mihack.catalog.query import COMPUTE, STATUS, letters
+from mihack.terminal import one_line, rows
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mihack.catalog.index import Index
+
+WIDTHS = (46, 8, 4, 4, 4)
+
+
+@click.command(
+    "stats", epilog="Example: mihack stats --json", short_help="Count problems, by area, rating and status."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--catalog",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False),
+    help="Lay a catalogue folder over the shipped one. Repeatable.",
+)
+def stats_command(as_json: bool, catalog: tuple[str, ...]) -> None:
+    """Count the problems by area, difficulty, status and machine, and the works, terms and resources."""
+    index = load(catalog, cache=True)
+    numbers = count(index)
+    click.echo(json.dumps(numbers, indent=2) if as_json else page(numbers))
+
+
+def count(index: Index) -> dict[str, Any]:
+    """The numbers; a problem rated A-C counts under A, B and C."""
+    items = list(index.problems.values())
+    return {
+        "problems": len(items),
+        "areas": {
+            area["title"]: {
+                "problems": sum(item["area"] == slug for item in items),
+                **{
+                    letter: sum(
+                        item["area"] == slug and letter in letters(item["difficulty"]) for item in items
+                    )
+                    for letter in "ABCD"
+                },
+            }
+            for slug, area in index.areas.items()
+        },
+        "status": {status: sum(item["status"] == status for item in items) for status in STATUS},
+        "compute": {name: sum(item["compute"] == name for item in items) for name in COMPUTE},
+        "experiments": {
+            fit: sum((item["starter"] or {"fit": "none"})["fit"] == fit for item in items)
+            for fit in ("exact", "near", "none")
+        },
+        "concepts": len(index.concepts),
+        "resources": len(index.resources),
+        "works": len(index.works),
+    }
+
+
+def page(numbers: dict[str, Any]) -> str:
+    """The numbers as text that fits 80 columns."""
+    table: list[tuple[str, ...]] = [("area", "problems", "A", "B", "C", "D")]
+    table += [
+        (one_line(title), *(str(row[key]) for key in ("problems", *"ABCD")))
+        for title, row in numbers["areas"].items()
+    ]
+    blocks = ["\n".join(rows(table, WIDTHS)), "A range such as A-C counts under each of its letters."]
+    for name in ("status", "compute", "experiments"):
+        shown = ", ".join(f"{key} {value}" for key, value in numbers[name].items())
+        blocks.append(f"{name}: {shown}")
+    last = "{problems} problems, {works} works, {concepts} terms, {resources} resources"
+    return "\n".join([*blocks, last.format(**numbers)])
