@@ -14,7 +14,7 @@ help:
 	@echo "make demo      install, list the A problems, create a repo for one, run its GPU check and starter"
 	@echo "make test      install, lint, type-check and run the tests (under 20 minutes on 2 cores)"
 	@echo "make verify    run every problem's experiment on three seeds; can be interrupted and resumed"
-	@echo "make catalog   rebuild mihack/catalog.json and the JSON Schemas from catalog/ and templates/"
+	@echo "make catalog   rebuild the index and the JSON Schemas from catalog/ and templates/"
 	@echo "make bench     start-up and bake times, as ratios to their peers"
 	@echo "make clean     remove .venv and the demo"
 

@@ -284,4 +284,9 @@ def test_shipped_catalogue_has_no_fault() -> None:
     areas = [entry.model.area for entry in catalog.entries["problems"].values()]
     assert areas.count("algorithmic-problems") == 33
     assert areas.count("toy-language-models") == 23
-    assert len(areas) == 56
+    assert areas.count("circuits-in-the-wild") == 38
+    assert areas.count("superposition") == 45
+    assert areas.count("training-dynamics") == 38
+    assert areas.count("image-models") == 18
+    assert areas.count("reinforcement-learning") == 22
+    assert areas.count("learned-features") == 63
