@@ -50,7 +50,8 @@ def choose(problem: Mapping[str, Any], index: Index, settings: Mapping[str, str]
     reference = problem["starter"]
     if reference is None:
         near = [key for key in problem.get("related", []) if index.problems.get(key, {}).get("starter")]
-        hint = f"Start from a neighbour: mihack new {near[0]}" if near else "mihack list --starter NAME"
+        here = f"Read it: mihack show {problem['id']}. "
+        hint = here + (f"Start from a neighbour: mihack new {near[0]}" if near else "Others: mihack list")
         raise MihackError(f"No experiment comes near problem {problem['id']} yet.", hint=hint)
     starter = str(reference["name"])
     parameters = dict(reference.get("parameters", {}))
