@@ -33,6 +33,8 @@ def clean(text: str, *, keep: str = "\n") -> str:
 
 def one_line(text: str) -> str:
     """Clean text on a single line."""
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip()
     return " ".join(clean(text, keep="").split())
 
 
@@ -78,6 +80,8 @@ def coloured() -> bool:
 
 def wrap(text: str, columns: int, indent: str = "") -> str:
     """Words of ``text`` filled into lines of ``columns``, each starting with ``indent``."""
+    if text.isascii():
+        return _wrap_ascii(" ".join(text.split()), columns - len(indent), indent)
     lines, line = [], indent
     for word in (part for long in text.split() for part in _pieces(long, columns - len(indent))):
         if line.strip() and width_of(line) + 1 + width_of(word) > columns:
@@ -85,6 +89,17 @@ def wrap(text: str, columns: int, indent: str = "") -> str:
             line = indent
         line += (" " if line.strip() else "") + word
     return "\n".join([*lines, line])
+
+
+def _wrap_ascii(text: str, width: int, indent: str) -> str:
+    """The same for text in which every character takes one column, and much faster."""
+    lines = []
+    while len(text) > width:
+        space = text.rfind(" ", 0, width + 1)
+        end = space if space > 0 else width
+        lines.append(indent + text[:end])
+        text = text[end:].lstrip(" ")
+    return "\n".join([*lines, indent + text]) if lines else indent + text
 
 
 def _pieces(word: str, columns: int) -> list[str]:

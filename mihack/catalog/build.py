@@ -2,9 +2,10 @@
 
     python -m mihack.catalog.build      writes mihack/catalog.json, mihack/texts.json and catalog/schema/
 
-The index is ``{"format": 2, "problems": {id: ...}, "areas": ..., "concepts": ..., "resources": ...,
-"works": ..., "starters": ...}``; written down, the problems' and areas' sections and all kinds but
-these two stand in the second file, which ``list`` need not read.  An entry is the card's front
+The index is ``{"format": 3, "problems": {id: ...}, "areas": ..., "concepts": ..., "resources": ...,
+"works": ..., "starters": ...}``; written down, what ``list`` need not read of a problem or an
+area, and all kinds but these two, stand in the second file.  A user's folder may also have an
+``overlay``.  An entry is the card's front
 matter with every default filled in, and besides:
 
 - problem: ``file`` (relative to the catalogue), ``sections`` {problem, why, first_steps, further,
@@ -27,7 +28,7 @@ from mihack.catalog import jsonschema
 from mihack.catalog.card import PROBLEM_HEADINGS, Card
 from mihack.catalog.check import MODELS, Catalog, check_shipped
 from mihack.catalog.files import Entry
-from mihack.catalog.index import FORMAT, LISTED, READ_LATER, natural
+from mihack.catalog.index import FORMAT, LISTED_FIELDS, READ_LATER, natural
 from mihack.shipped import index_path, texts_path
 
 
@@ -36,10 +37,12 @@ def build(catalog: Catalog, *, partial: bool = False) -> dict[str, Any]:
     if catalog.faults and not partial:
         raise ValueError(f"{len(catalog.faults)} faults, the first: {catalog.faults[0]}")
     index: dict[str, Any] = {"format": FORMAT}
-    for kind in MODELS:
+    for kind in [name for name in MODELS if name != "overlay"]:
         entries = {k: e for k, e in catalog.entries[kind].items() if _usable(e)}
         index[kind] = {key: _entry(entries[key], catalog) for key in sorted(entries, key=natural)}
     index["areas"] = dict(sorted(index["areas"].items(), key=lambda item: item[1]["order"]))
+    for entry in catalog.entries["overlay"].values():  # at most one
+        index["overlay"] = entry.model.model_dump()
     index["starters"] = {name: catalog.starters[name] for name in sorted(catalog.starters)}
     return index
 
@@ -70,14 +73,16 @@ def _text(kind: str, card: Card) -> dict[str, Any]:
 
 def halves(index: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What ``list`` reads, and the rest."""
-    listed: dict[str, Any] = {"format": index["format"]}
-    rest: dict[str, Any] = {"format": index["format"]}
-    for kind, texts in zip(LISTED, ("texts", "area_texts"), strict=True):
-        listed[kind] = {
-            key: {name: value for name, value in item.items() if name != "sections"}
-            for key, item in index[kind].items()
-        }
-        rest[texts] = {key: item["sections"] for key, item in index[kind].items()}
+    listed: dict[str, Any] = {"format": index["format"], "problems": {}, "areas": {}}
+    rest: dict[str, Any] = {"format": index["format"], "cards": {}, "area_texts": {}}
+    for key, item in index["problems"].items():
+        listed["problems"][key] = {name: item[name] for name in LISTED_FIELDS}
+        rest["cards"][key] = {name: item[name] for name in item if name not in LISTED_FIELDS}
+    for key, item in index["areas"].items():
+        listed["areas"][key] = {name: item[name] for name in item if name != "sections"}
+        rest["area_texts"][key] = item["sections"]
+    if index.get("overlay"):
+        listed["overlay"] = index["overlay"]
     return listed, rest | {kind: index[kind] for kind in READ_LATER}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from typing import Any
 from mihack.catalog import card as cards
 from mihack.catalog.card import CARD_BYTES, LIST_BYTES, Card
 from mihack.catalog.faults import Fault, validate
+from mihack.catalog.faults import path as where
 from mihack.catalog.fields import SLUG, Slug, bad_characters
-from mihack.catalog.files import Entry, Found, catalog_files, read_bytes, read_yaml
-from mihack.catalog.index import everything
+from mihack.catalog.files import LISTS, Entry, Found, catalog_files, read_bytes, read_yaml
+from mihack.catalog.index import Index, load_shipped
 from mihack.catalog.references import WHERE, reference_faults, starter_faults
-from mihack.catalog.schema import Area, Concept, Problem, Resource, Work
+from mihack.catalog.schema import Area, Concept, Overlay, Problem, Resource, Work
 from mihack.catalog.starters import read_starters
 from mihack.catalog.yamllines import Node
 from mihack.shipped import catalog_dir, templates_dir
@@ -31,7 +32,12 @@ MODELS: dict[str, Any] = {
     "concepts": Concept,
     "resources": Resource,
     "works": Work,
+    "overlay": Overlay,
 }
+# what `mihack card new` leaves for its writer; a card that still says it is not finished
+TO_DO = "TODO"
+# called with (files read, files in all), to show progress
+Progress = Callable[[int, int], None]
 TITLE_LENGTH = 90
 
 
@@ -44,47 +50,51 @@ class Catalog:
     starters: dict[str, Any] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)
+    twins: dict[tuple[str, str], Entry] = field(default_factory=dict)
 
 
-def check_folder(folder: Path) -> Catalog:
-    """Check the shipped catalogue, or one that is laid over it."""
+def check_folder(folder: Path, below: Index | None = None, progress: Progress | None = None) -> Catalog:
+    """Check the shipped catalogue, or one that is laid over it (or over ``below``)."""
     if folder.resolve() == catalog_dir().resolve():
-        return check_shipped()
-    return check_layer(folder)
+        return check_shipped(progress)
+    return check_layer(folder, (below or load_shipped()).entries(), progress)
 
 
-def check_shipped() -> Catalog:
+def check_shipped(progress: Progress | None = None) -> Catalog:
     """The shipped catalogue with its starters, and the style rules that hold for it alone."""
     catalog = Catalog(catalog_dir())
     catalog.starters, described, catalog.faults = read_starters(templates_dir())
-    _read(catalog)
+    _read(catalog, progress)
     _check(catalog, {}, described)
     for entry in catalog.entries["problems"].values():
         catalog.faults += _style_faults(entry)
+    for entry in catalog.entries["overlay"].values():
+        message = "belongs to a catalogue that is laid over this one; change the cards themselves"
+        catalog.faults.append(Fault(entry.file, 1, "file", message))
     catalog.faults.sort()
     return catalog
 
 
-def check_layer(folder: Path, base: Mapping[str, Any] | None = None) -> Catalog:
-    """A user's folder, whose cards may name whatever ``base`` (the shipped index) has."""
-    base = everything() if base is None else base
+def check_layer(folder: Path, base: Mapping[str, Any], progress: Progress | None = None) -> Catalog:
+    """A user's folder, whose cards may name whatever ``base`` (the catalogue below it) has."""
     catalog = Catalog(folder, starters=base["starters"])
-    _read(catalog)
+    _read(catalog, progress)
     _check(catalog, base, [])
     catalog.faults.sort()
     return catalog
 
 
-def _read(catalog: Catalog) -> None:
-    for found in catalog_files(catalog.folder, catalog.faults):
-        is_list = found.kind in {"resources", "works"}
+def _read(catalog: Catalog, progress: Progress | None) -> None:
+    files = catalog_files(catalog.folder, catalog.faults)
+    for number, found in enumerate(files, 1):
+        if progress is not None:
+            progress(number, len(files))
         path = catalog.folder.joinpath(*found.parts)
-        limit = LIST_BYTES if is_list else CARD_BYTES
-        data = read_bytes(path, str(path), limit, catalog.faults)
+        is_list = found.kind in LISTS.values()
+        data = read_bytes(path, str(path), LIST_BYTES if is_list else CARD_BYTES, catalog.faults)
         if data is None:
             continue
-        entries = _listed(found, data, path, catalog) if is_list else _card(found, data, path)
-        for entry in entries:
+        for entry in _listed(found, data, path, catalog) if is_list else _card(found, data, path):
             if entry.card is not None:
                 catalog.faults += entry.card.faults
             if entry.key:
@@ -102,8 +112,8 @@ def _possible_ids(stem: str) -> set[str]:
 def _place(catalog: Catalog, entry: Entry) -> None:
     # File systems and readers take NP001 and np001 for the same; so do we.
     kind = catalog.entries[entry.kind]
-    twin = next((other for key, other in kind.items() if key.lower() == entry.key.lower()), None)
-    if twin is None:
+    twin = catalog.twins.setdefault((entry.kind, entry.key.lower()), entry)
+    if twin is entry:
         kind[entry.key] = entry
         return
     line, first = entry.node.at(("id",)).line, f"{twin.file}:{twin.node.at(('id',)).line}"
@@ -115,6 +125,9 @@ def _place(catalog: Catalog, entry: Entry) -> None:
 
 def _listed(found: Found, data: bytes, path: Path, catalog: Catalog) -> Iterator[Entry]:
     node = read_yaml(data, str(path), catalog.faults)
+    if node is not None and found.kind == "overlay":
+        yield Entry(found.kind, found.kind, str(path), node)
+        return
     for key, value in (node.members or {}).items() if node else ():
         catalog.faults += _key_faults(key, str(path), value.line)
         yield Entry(found.kind, key, str(path), value)
@@ -166,10 +179,11 @@ def _check(catalog: Catalog, base: Mapping[str, Any], described: list[Entry]) ->
     names["problems"] = {name for name in names["problems"] if "\0" not in name} | catalog.unread
     for entry in [*_entries(catalog), *described]:
         if entry.kind in MODELS and (entry.card is None or entry.card.front is not None):
-            prefix = (entry.key,) if entry.card is None else ()
+            prefix = (entry.key,) if entry.kind in {"resources", "works"} else ()
             entry.model, faults = validate(entry.node, MODELS[entry.kind], entry.file, prefix)
             catalog.faults += faults
         catalog.faults += reference_faults(entry, names)
+        catalog.faults += _unwritten(entry)
         if entry.kind == "problems":
             catalog.faults += starter_faults(entry, catalog.starters)
     catalog.faults += _ambiguous_terms(catalog)
@@ -206,6 +220,18 @@ def _ambiguous_terms(catalog: Catalog) -> Iterator[Fault]:
                 yield Fault(entry.file, line, str(loc[0]), message)
 
 
+def _unwritten(entry: Entry) -> Iterator[Fault]:
+    """Whatever still says TODO: a card that `mihack card new` wrote and nobody finished."""
+    message = f"still says {TO_DO}; write it"
+    for line, loc, text in entry.node.texts():
+        if text.startswith(TO_DO):
+            yield Fault(entry.file, line, where(loc), message)
+    if entry.card is not None:
+        for line, text in enumerate(entry.card.text.split("\n"), entry.card.body_line):
+            if text.startswith(TO_DO):
+                yield Fault(entry.file, line, "body", message)
+
+
 def _style_faults(entry: Entry) -> Iterator[Fault]:
     node = entry.node.at(("title",))
     title = node.value if isinstance(node.value, str) else ""
@@ -237,7 +263,8 @@ def main(arguments: list[str]) -> int:
 
 def summary(catalog: Catalog) -> str:
     """One line for the end: how much was read, and how many faults it has."""
-    counts = ", ".join(f"{len(entries)} {kind}" for kind, entries in catalog.entries.items())
+    kinds = [kind for kind in MODELS if kind != "overlay" or catalog.entries[kind]]
+    counts = ", ".join(f"{len(catalog.entries[kind])} {kind}" for kind in kinds)
     faults = len(catalog.faults)
     return f"{counts}: {faults or 'no'} fault{'' if faults == 1 else 's'}"
 

@@ -14,7 +14,7 @@ from mihack.catalog.card import LIST_BYTES, Card, decode
 from mihack.catalog.faults import Fault
 from mihack.catalog.yamllines import Node
 
-LISTS = {"resources.yaml": "resources", "works.yaml": "works"}
+LISTS = {"resources.yaml": "resources", "works.yaml": "works", "overlay.yaml": "overlay"}
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 FOLDERS = ("areas", "concepts", "problems")
 

@@ -1,7 +1,8 @@
 """The index at run time: load, find, filter.  Nothing here imports more than json and os.
 
 It comes in two files, so that ``list`` reads little: catalog.json has what is listed and filtered
-by, texts.json the rest (texts, glossary, works, resources, starters), read when first asked for.
+by, texts.json the rest (the other fields and the texts, glossary, works, resources, starters), read
+when first asked for.
 
 ``mihack list`` must answer within a few times the start of Python itself, so pydantic, yaml and
 Markdown stay out; a user's own folder is checked and built by ``layers``, imported only then.
@@ -20,10 +21,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-FORMAT = 2
+    Loaded = dict[str, Any]
+
+FORMAT = 3
 LISTED = ("problems", "areas")
 READ_LATER = ("concepts", "resources", "works", "starters")
 KINDS = LISTED + READ_LATER
+# what one sees and filters by in a list; the other fields of a problem are read later
+LISTED_FIELDS = (
+    "id",
+    "post_id",
+    "title",
+    "area",
+    "difficulty",
+    "status",
+    "hours",
+    "compute",
+    "coding",
+    "tags",
+    "starter",
+)
 ENVIRONMENT = "MIHACK_CATALOG"
 
 
@@ -33,6 +50,9 @@ def natural(key: str) -> list[tuple[int, int, str]]:
     >>> sorted(["3.10", "NP2", "3.9", "NP10"], key=natural)
     ['3.9', '3.10', 'NP2', 'NP10']
     """
+    before = key.rstrip("0123456789")
+    if before != key and (before.isalpha() or before[:-1].isalpha()):  # NP001, X-12: a quick way
+        return [(1, 0, before), (0, int(key[len(before) :]), "")]
     parts: list[tuple[int, int, str]] = []
     digits = word = ""
     for character in key + "\0":
@@ -56,29 +76,86 @@ class Index:
     resources: dict[str, Any]
     works: dict[str, Any]
     starters: dict[str, Any]
-    texts: dict[str, Any]
+    cards: dict[str, Any]
 
-    def __init__(self, data: dict[str, Any], later: Callable[[], dict[str, Any]] | None = None) -> None:
-        """``data`` has at least problems and areas; ``later`` gives what it lacks, when first needed."""
-        self.problems: dict[str, Any] = data["problems"]
-        self.areas: dict[str, Any] = data["areas"]
-        self._later = later or (lambda: data)
-        self.layered = False  # whether a user's folder lies over the shipped catalogue
+    def __init__(self, listed: Loaded, later: Callable[[], Loaded] | None = None) -> None:
+        """``listed`` has at least problems and areas; ``later`` gives what it lacks, when first needed."""
+        self.problems: dict[str, Any] = listed["problems"]
+        self.areas: dict[str, Any] = listed["areas"]
+        self.event: dict[str, Any] | None = None
+        self.hidden: dict[str, str] = {}  # id -> who hides it
+        self.changed: dict[str, Any] = {}  # id -> {"by", "reason", "was"}
+        self.layers: list[str] = []  # what the folders above the shipped catalogue are known by
+        self._rest = [later or (lambda: listed)]
 
     def __getattr__(self, name: str) -> Any:
         """Called for what is not there yet: read the second half of the index."""
-        if name not in (*READ_LATER, "texts"):
+        if name not in (*READ_LATER, "cards"):
             raise AttributeError(name)
-        rest = self._later()
-        for kind in (*READ_LATER, "texts"):
-            self.__dict__.setdefault(kind, rest.get(kind, {}))
+        for kind in (*READ_LATER, "cards"):
+            self.__dict__[kind] = {}
+        for later in self._rest:
+            rest = later()
+            for kind in (*READ_LATER, "cards"):
+                self.__dict__[kind].update(rest.get(kind, {}))
         return self.__dict__[name]
 
+    def lay_over(
+        self, listed: Loaded, later: Callable[[], Loaded], *, key: str = "", name: str = "this catalogue"
+    ) -> None:
+        """Put a folder over what is here: its entries, then what its overlay hides and changes.
+
+        ``name`` stands for the folder where it has no event to be named after.
+        """
+        own = listed["problems"]
+        last, first = next(reversed(self.problems), ""), next(iter(own), "")
+        self.problems = {**self.problems, **own}
+        self.areas = {**self.areas, **listed["areas"]}
+        for number in own:
+            self.hidden.pop(number, None)
+            self.changed.pop(number, None)
+        if natural(last) > natural(first) and own:  # each half is in order: often so is the whole
+            self.problems = {number: self.problems[number] for number in sorted(self.problems, key=natural)}
+        overlay = listed.get("overlay") or {}
+        self.event = overlay.get("event") or self.event
+        by = overlay["event"]["name"] if overlay.get("event") else name
+        self._hide(overlay, own, by)
+        for change in overlay.get("change", []):
+            self._change(change, by)
+        self._rest.append(later)
+        self.layers.append(key)
+
+    def _hide(self, overlay: Loaded, own: Loaded, by: str) -> None:
+        """A folder's own problems go only if it names them one by one."""
+        named, areas, only = (set(overlay.get(field) or ()) for field in ("hide", "hide_areas", "only"))
+        for number in [*self.problems] if named or areas or only else ():
+            shut_out = number not in own and (
+                self.problems[number]["area"] in areas or (only and number not in only)
+            )
+            if number in named or shut_out:
+                self.hidden[number] = by
+                del self.problems[number]
+
+    def _change(self, change: Loaded, by: str) -> None:
+        item = self.problems.get(change["problem"])
+        new = {field: value for field, value in change.items() if value is not None and field in LISTED_FIELDS}
+        if item is None:
+            return  # hidden by the same folder
+        was = self.changed.get(item["id"], {}).get("was", {})
+        was = {field: was.get(field, item[field]) for field in (*was, *new)}
+        self.changed[item["id"]] = {"by": by, "reason": change["reason"], "was": was}
+        self.problems[item["id"]] = {**item, **new}
+
+    def entries(self) -> dict[str, Any]:
+        """Everything that a card may name: {kind: {key: entry}}; hidden problems may still be named."""
+        problems = {**dict.fromkeys(self.hidden), **self.problems}
+        return {"problems": problems, "areas": self.areas} | {kind: getattr(self, kind) for kind in READ_LATER}
+
     def whole(self, item: dict[str, Any]) -> dict[str, Any]:
-        """A problem with its ``sections``; those of a user's folder already have theirs."""
-        if "sections" in item:
-            return item
-        return {**item, "sections": self.texts.get(item["id"], {})}
+        """A problem with all its fields and its ``sections``; and ``changed``, if a folder changed it."""
+        card = item if "sections" in item else {**item, **self.cards.get(item["id"], {"sections": {}})}
+        changed = self.changed.get(item["id"])
+        return {**card, "changed": changed} if changed else card
 
     def problem(self, number: str) -> dict[str, Any]:
         """The problem with this id, in any case, with its texts; else an error that names close ids."""
@@ -86,6 +163,10 @@ class Index:
         for key in (wanted, *(key for key in self.problems if key.lower() == wanted.lower())):
             if key in self.problems:
                 return self.whole(self.problems[key])
+        for key in self.hidden:
+            if key.lower() == wanted.lower():
+                hint = "It is there without --catalog and MIHACK_CATALOG."
+                raise MihackError(f"Problem {key} is hidden by {self.hidden[key]}.", hint=hint)
         close = self.close_ids(wanted)
         hint = f"Did you mean {' or '.join(close)}?" if close else "`mihack list` shows all ids."
         raise MihackError(f"There is no problem {number!r}.", hint=hint)
@@ -124,25 +205,23 @@ def fold(text: str) -> str:
 def load(folders: Sequence[str | os.PathLike[str]] = (), *, cache: bool = False) -> Index:
     """The shipped index, then the folders of MIHACK_CATALOG, then ``folders``; the later wins.
 
-    With ``cache`` a checked folder is kept under XDG_CACHE_HOME/mihack by its content, if that
-    can be written.  ``new`` leaves it off: it must not touch the home folder.
+    Each folder is checked over what lies below it.  With ``cache`` a checked folder is kept under
+    XDG_CACHE_HOME/mihack by its content, if that can be written.  ``new`` leaves it off: it must
+    not touch the home folder.
     """
-    data, layers = shipped(index_file()), []
+    index = load_shipped()
     for folder in (*environment_folders(), *folders):
         from mihack.catalog.layers import read_layer
 
-        layers.append(read_layer(os.fspath(folder), cache=cache))
-        lay_over(data, layers[-1], LISTED)
-
-    def later() -> dict[str, Any]:
-        rest = shipped(texts_file())
-        for layer in layers:
-            lay_over(rest, layer, READ_LATER)
-        return rest
-
-    index = Index(data, later)
-    index.layered = bool(layers)
+        name = os.fspath(folder)
+        layer = read_layer(name, index, cache=cache)
+        index.lay_over(layer.listed, layer.rest, key=layer.key, name=name)
     return index
+
+
+def load_shipped() -> Index:
+    """The catalogue that comes with mihack, and nothing over it."""
+    return Index(shipped(index_file()), lambda: shipped(texts_file()))
 
 
 def shipped(path: str) -> dict[str, Any]:
@@ -158,24 +237,9 @@ def shipped(path: str) -> dict[str, Any]:
     return data
 
 
-def everything() -> dict[str, Any]:
-    """Both files of the shipped index in one, without the problems' texts."""
-    return {**shipped(texts_file()), **shipped(index_file())}
-
-
 def environment_folders() -> list[str]:
     """The folders named by MIHACK_CATALOG, separated as PATH is."""
     return [name for name in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if name]
-
-
-def lay_over(data: dict[str, Any], layer: dict[str, Any], kinds: Iterable[str]) -> None:
-    """Put a layer's entries over those in ``data``, and the problems back into natural order."""
-    for kind in kinds:
-        data[kind].update(layer.get(kind, {}))
-    if "problems" not in kinds:
-        return
-    problems = data["problems"]
-    data["problems"] = {key: problems[key] for key in sorted(problems, key=natural)}
 
 
 def unknown(what: str, value: str, known: Iterable[str]) -> MihackError:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from mihack.catalog.fields import Slug
-from mihack.catalog.schema import Area, Concept, Problem, Resource, Work
+from mihack.catalog.schema import Area, Concept, Overlay, Problem, Resource, Work
 from mihack.catalog.starter_schema import Experiment, Starter
 from mihack.shipped import catalog_dir
 
@@ -24,6 +24,7 @@ KINDS: dict[str, Any] = {
     "concept": Concept,
     "resource": dict[Slug, Resource],
     "work": dict[Slug, Work],
+    "overlay": Overlay,
     "starter": Starter,
     "experiment": Experiment,
 }

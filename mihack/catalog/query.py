@@ -146,11 +146,12 @@ def _points(word: str, places: tuple[str, ...]) -> int:
     return sum(weight for weight, place in zip(WEIGHTS, places, strict=True) if word in place)
 
 
-def _places(index: Index, item: dict[str, Any]) -> tuple[str, ...]:
+def _places(index: Index, listed: dict[str, Any]) -> tuple[str, ...]:
     """The problem's text from the most telling to the least: title, tags, concepts, the rest."""
+    item = index.whole(listed)
     concepts = [index.concepts.get(slug, {}).get("term", slug) for slug in item["concepts"]]
     bearings = [ref["bearing"] for ref in item["works"]]
-    rest = [item["remains"], *item["models"], *bearings, *index.whole(item)["sections"].values()]
+    rest = [item["remains"], *item["models"], *bearings, *item["sections"].values()]
     title = (item["id"], item["title"])
     tags = (*item["tags"], item["subarea"], item["area"])
     return tuple(fold(" ".join(part)) for part in (title, tags, concepts, rest))

@@ -19,6 +19,12 @@ REFERENCES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
         (("related", "[]"), "problems"),
     ),
     "concepts": ((("see_also", "[]"), "concepts"),),
+    "overlay": (
+        (("only", "[]"), "problems"),
+        (("hide", "[]"), "problems"),
+        (("hide_areas", "[]"), "areas"),
+        (("change", "[]", "problem"), "problems"),
+    ),
     "experiments": ((("references", "[]"), "works"),),
 }
 STARTER_REFERENCES = ((("areas", "[]"), "areas"),)

@@ -229,3 +229,63 @@ class Work(Strict):
         if not (self.arxiv or self.doi or self.url):
             raise ValueError("has none of arxiv, doi and url; give one, so that a reader finds it")
         return self
+
+
+class Event(Strict):
+    """What an organiser's catalogue is for."""
+
+    name: OneLine = Field(description="The event's name.")
+    starts: Day = Field(description="Its first day, as YYYY-MM-DD.")
+    ends: Day = Field(description="Its last day, as YYYY-MM-DD.")
+    url: Url | None = Field(default=None, description="Its page.")
+    note: OneLine | None = Field(default=None, description="What a team must know: a deadline, a room.")
+
+    @field_validator("ends")
+    @classmethod
+    def _after_starts(cls, ends: str, info: ValidationInfo) -> str:
+        if ends < info.data.get("starts", ""):
+            raise ValueError(f"is {ends}, before the event starts on {info.data['starts']}")
+        return ends
+
+
+class Change(Strict):
+    """Ratings of one problem that differ at this event; what is left out stays as it is."""
+
+    problem: ProblemId = Field(description="The id of the problem, in quotes.")
+    difficulty: Difficulty | None = Field(default=None, description="The rating here.")
+    hours: Hours | None = Field(default=None, description="The estimate here: [low, high].")
+    compute: Compute | None = Field(default=None, description="The least machine here.")
+    coding: Coding | None = Field(default=None, description="How much code it takes here.")
+    reason: OneLine = Field(description="Why; `mihack show` prints it beside the rating that it replaces.")
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Change:
+        if self.difficulty is self.hours is self.compute is self.coding is None:
+            raise ValueError("changes nothing; give difficulty, hours, compute or coding")
+        return self
+
+
+class Overlay(Strict):
+    """overlay.yaml: what a folder says about the catalogue below it."""
+
+    event: Event | None = Field(default=None, description="The event that this catalogue is for.")
+    only: Annotated[list[ProblemId], Distinct] = Field(
+        default=[],
+        description="The ids that stay, in quotes; all others go, but for the folder's own problems.",
+    )
+    hide: Annotated[list[ProblemId], Distinct] = Field(
+        default=[], description="The ids of problems to hide, in quotes."
+    )
+    hide_areas: Annotated[list[Slug], Distinct] = Field(
+        default=[], description="Areas whose problems are hidden, but for the folder's own."
+    )
+    change: list[Change] = Field(default=[], description="Problems that are rated otherwise here.")
+
+    @field_validator("change")
+    @classmethod
+    def _once_each(cls, changes: list[Change]) -> list[Change]:
+        ids = [change.problem for change in changes]
+        for number in ids:
+            if ids.count(number) > 1:
+                raise ValueError(f"names {number!r} twice; put both changes into one entry")
+        return changes

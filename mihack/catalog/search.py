@@ -7,22 +7,21 @@ cannot be written they are made in memory, each time.  Only `mihack search` and 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mihack.catalog.index import Index
-from mihack.shipped import index_path, texts_path
 
-FORMAT = 1
+FORMAT = 2
 # how much a hit says about a problem: id, title, tags and area, concepts with their aliases, text
 PROBLEM_WEIGHTS = (10.0, 8.0, 4.0, 4.0, 1.0)
-TERM_WEIGHTS = (0.0, 8.0, 1.0)
+# slug, term, other names, definition
+TERM_WEIGHTS = (0.0, 8.0, 8.0, 1.0)
+MOST = 200
 WORD = re.compile(r"\w+")
 # words of a question that say nothing about its subject
 EMPTY = {
@@ -47,9 +46,10 @@ EMPTY |= {"other", "the", "to", "what", "which", "why", "with"}
 
 
 class Hit(NamedTuple):
-    """A problem's id or a concept's slug; a higher score is a better match."""
+    """A problem's id or a concept's slug, its title or term; a higher score is a better match."""
 
     key: str
+    title: str
     score: float
 
 
@@ -75,14 +75,15 @@ def _ranked(
     """Hits with all words first, then hits with some of them; a quoted word is never an operator."""
     quoted = [f'"{word}"' for word in asked]
     score = f"bm25({table}, {', '.join(map(str, weights))})"
-    hits: dict[str, float] = {}
+    # the texts stand in other pages than the index: fetch them for the best only
+    best = f"SELECT rowid AS r, {score} AS s FROM {table} WHERE {table} MATCH ? ORDER BY s LIMIT {MOST}"
+    hits: dict[str, Hit] = {}
     for joined, lift in ((" AND ".join(quoted), 1000.0), (" OR ".join(quoted), 0.0)):
-        rows = tables.execute(
-            f"SELECT key, {score} FROM {table} WHERE {table} MATCH ? ORDER BY 2 LIMIT 200", (joined,)
-        )
-        for key, rank in rows:
-            hits.setdefault(key, lift - rank)
-    return [Hit(key, value) for key, value in hits.items()]
+        if len(hits) < MOST:
+            rows = f"SELECT key, title, s FROM ({best}) JOIN {table} ON {table}.rowid = r ORDER BY s"
+            for key, title, rank in tables.execute(rows, (joined,)):
+                hits.setdefault(key, Hit(key, title, lift - rank))
+    return list(hits.values())
 
 
 def opened(index: Index, *, kept: bool) -> sqlite3.Connection:
@@ -96,9 +97,11 @@ def opened(index: Index, *, kept: bool) -> sqlite3.Connection:
 
 
 def _cached(index: Index) -> sqlite3.Connection:
-    from mihack.catalog.layers import cache_dir
+    from mihack.catalog.layers import cache_dir, key_of
 
-    path = cache_dir() / f"search-{fingerprint(index)}.db"
+    import tempfile
+
+    path = cache_dir() / f"search-{FORMAT}-{key_of(index)}.db"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="writing-")
@@ -121,40 +124,30 @@ def _forget(newest: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def fingerprint(index: Index) -> str:
-    """A hash of what the tables hold: the shipped files, and whatever is laid over them."""
-    digest = hashlib.sha256(f"{FORMAT}".encode())
-    digest.update(index_path().read_bytes() + texts_path().read_bytes())
-    for item in index.problems.values():
-        if "sections" in item:  # from a user's folder
-            digest.update(repr(item).encode("utf-8", "surrogatepass"))
-    if index.layered:
-        digest.update(repr(index.concepts).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:32]
-
-
 def fill(tables: sqlite3.Connection, index: Index) -> None:
     """Write the cards and the glossary into two FTS5 tables."""
     options = "tokenize='porter unicode61'"
     tables.execute(f"CREATE VIRTUAL TABLE problems USING fts5(key, title, tags, terms, text, {options})")
-    tables.execute(f"CREATE VIRTUAL TABLE concepts USING fts5(key UNINDEXED, term, text, {options})")
+    tables.execute(f"CREATE VIRTUAL TABLE concepts USING fts5(key UNINDEXED, title, aliases, text, {options})")
     tables.executemany("INSERT INTO problems VALUES (?, ?, ?, ?, ?)", _problems(index))
     tables.executemany(
-        "INSERT INTO concepts VALUES (?, ?, ?)",
-        ((slug, _term(item), item.get("summary", "")) for slug, item in index.concepts.items()),
+        "INSERT INTO concepts VALUES (?, ?, ?, ?)",
+        (
+            (slug, item["term"], " ".join(item.get("aliases", [])), item.get("summary", ""))
+            for slug, item in index.concepts.items()
+        ),
     )
     tables.commit()
 
 
 def _problems(index: Index) -> Iterator[tuple[str, ...]]:
-    for key, item in index.problems.items():
+    for key, listed in index.problems.items():
+        item = index.whole(listed)
         area = index.areas.get(item["area"], {}).get("title", item["area"])
         tags = " ".join((*item["tags"], item["subarea"], area))
         terms = " ".join(_term(index.concepts[slug]) for slug in item["concepts"] if slug in index.concepts)
         bearings = [ref["bearing"] for ref in item["works"]]
-        text = " ".join(
-            (item["remains"], *item["models"], *bearings, *index.whole(item)["sections"].values())
-        )
+        text = " ".join((item["remains"], *item["models"], *bearings, *item["sections"].values()))
         yield key, item["title"], tags, terms, text
 
 

@@ -41,6 +41,14 @@ class Node:
             return [node.plain() for node in self.items]
         return self.value
 
+    def texts(self, path: tuple[str | int, ...] = ()) -> Iterator[tuple[int, tuple[str | int, ...], str]]:
+        """Every text in it: (line, path, text)."""
+        inner: list[tuple[str | int, Node]] = [*(self.members or {}).items(), *enumerate(self.items or ())]
+        for step, node in inner:
+            yield from node.texts((*path, step))
+        if isinstance(self.value, str):
+            yield self.line, path, self.value
+
     def at(self, path: tuple[Any, ...]) -> Node:
         """The node at ``path``, or the nearest one above it that exists."""
         node = self

@@ -41,7 +41,7 @@ def explain_command(term: tuple[str, ...], as_json: bool, catalog: tuple[str, ..
         click.echo(json.dumps(index.concepts, indent=2) if as_json else glossary(index))
         return
     slug, concept = index.concept(" ".join(term))
-    users = [key for key, item in index.problems.items() if slug in item["concepts"]]
+    users = [key for key, item in index.problems.items() if slug in index.whole(item)["concepts"]]
     if as_json:
         click.echo(json.dumps({"slug": slug, **concept, "problems": users}, indent=2))
     else:

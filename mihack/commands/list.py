@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from mihack.catalog.index import Index
 
-# id, difficulty, status, hours: the title takes what is left
+# id (wider if one is longer), difficulty, status, hours: the title takes what is left
 WIDTHS = (5, 4, 7, 7)
+WIDEST_ID = 14
 # easiest, shortest, first; a range goes by its easier end, then by its harder one
 SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "number": lambda item: natural(item["id"]),
@@ -90,46 +91,66 @@ def list_command(
     if sort:
         found = sorted(found, key=SORTS[sort])  # stable: equals keep their order
     if as_json:
-        facts = [{key: value for key, value in item.items() if key != "sections"} for item in found]
+        facts = [
+            {key: value for key, value in index.whole(item).items() if key != "sections"} for item in found
+        ]
         click.echo(json.dumps(facts, indent=2))
     elif ids:
         click.echo("".join(f"{one_line(item['id'])}\n" for item in found), nl=False)
     else:
-        click.echo("\n".join(table(index, found, grouped=not words and not sort)))
+        event = [event_line(index.event), ""] if index.event else []
+        click.echo("\n".join([*event, *table(index, found, grouped=not words and not sort)]))
     if not as_json and not ids:
-        click.echo(footer(len(found), len(index.problems)), err=True)
+        click.echo(footer(len(found), len(index.problems), len(index.hidden)), err=True)
 
 
-def table(index: Index, items: list[dict[str, Any]], *, grouped: bool) -> list[str]:
+def table(index: Index, items: list[dict[str, Any]], *, grouped: bool = False) -> list[str]:
     """Lines of at most the terminal's width; under a heading per area if ``grouped``."""
-    lines = [header()]
-    area = None
+    layout = Layout(items)
+    lines = [layout.header()]
+    if not grouped:
+        return lines + [layout.row(item) for item in items]
+    areas = dict.fromkeys([*index.areas, *(item["area"] for item in items)])
+    by_area: dict[str, list[str]] = {area: [] for area in areas}
     for item in items:
-        if grouped and item["area"] != area:
-            area = item["area"]
+        by_area[item["area"]].append(layout.row(item))
+    for area, rows_of_area in by_area.items():
+        if rows_of_area:
             title = index.areas.get(area, {}).get("title", area)
-            lines += ["", heading(one_line(title))]
-        lines.append(row(item))
+            lines += ["", heading(one_line(title)), *rows_of_area]
     return lines
 
 
-def header() -> str:
-    """The line over the columns."""
-    return rows([("id", "diff", "status", "hours", "title")], WIDTHS)[0]
+class Layout:
+    """Columns for a table of problems: as wide as its longest id needs, and the terminal allows."""
 
+    def __init__(self, items: list[dict[str, Any]]) -> None:
+        longest = max((len(item["id"]) for item in items), default=0)
+        self.widths = (min(max(WIDTHS[0], longest), WIDEST_ID), *WIDTHS[1:])
+        self.start = sum(self.widths) + 2 * len(self.widths)
+        self.indent = " " * self.start
+        self.columns = columns()
+        self.facts: dict[tuple[Any, ...], str] = {}  # the same few stand in thousands of rows
 
-def row(item: dict[str, Any]) -> str:
-    """One problem: its facts in columns, its title filling as many lines as it needs."""
-    low, high = item["hours"]
-    facts = (
-        one_line(item["id"]),
-        item["difficulty"],
-        STATUS.get(item["status"], item["status"]),
-        f"{low:g}-{high:g} h",
-    )
-    start = sum(WIDTHS) + 2 * len(WIDTHS)
-    title = wrap(one_line(item["title"]), columns(), " " * start)
-    return fit(rows([(*facts, "")], WIDTHS)[0], start) + title[start:]
+    def header(self) -> str:
+        """The line over the columns."""
+        return rows([("id", "diff", "status", "hours", "title")], self.widths)[0]
+
+    def row(self, item: dict[str, Any]) -> str:
+        """One problem: its facts in columns, its title filling as many lines as it needs."""
+        number, title = one_line(item["id"]), one_line(item["title"])
+        key = (item["difficulty"], item["status"], *item["hours"])
+        facts = self.facts.get(key) or self.facts.setdefault(key, self._facts(*key))
+        if len(number) > self.widths[0]:
+            number = fit(number, self.widths[0])
+        line = f"{number:<{self.widths[0]}}  {facts}"
+        if len(title) <= self.columns - self.start and title.isascii():
+            return line + title
+        return line + wrap(title, self.columns, self.indent)[self.start :]
+
+    def _facts(self, rating: str, status: str, low: float, high: float) -> str:
+        cells = (rating, STATUS.get(status, status), f"{low:g}-{high:g} h")
+        return "".join(fit(cell, width) + "  " for cell, width in zip(cells, WIDTHS[1:], strict=True))
 
 
 def heading(text: str) -> str:
@@ -137,8 +158,17 @@ def heading(text: str) -> str:
     return click.style(text, bold=True) if coloured() else clean(text)
 
 
-def footer(found: int, total: int) -> str:
+def event_line(event: dict[str, Any]) -> str:
+    """An organiser's event: its name, its days, its page and what to know."""
+    days = event["starts"] if event["starts"] == event["ends"] else f"{event['starts']} to {event['ends']}"
+    return wrap(one_line(", ".join(filter(None, (event["name"], days, event["url"], event["note"])))), columns())
+
+
+def footer(found: int, total: int, hidden: int = 0) -> str:
     """How many there are, and what to do next."""
     if not found:
         return f"None of the {total} problems meets every filter: drop one, or try `mihack list`."
-    return f"\n{found} of {total} problems. Read one with `mihack show ID`, start with `mihack new ID`."
+    more = f" ({hidden} more are hidden)" if hidden else ""
+    return (
+        f"\n{found} of {total} problems{more}. Read one with `mihack show ID`, start with `mihack new ID`."
+    )

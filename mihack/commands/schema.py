@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-KINDS = ("problem", "area", "concept", "resource", "work", "starter", "experiment")
+KINDS = ("problem", "area", "concept", "resource", "work", "overlay", "starter", "experiment")
 
 
 @click.command(

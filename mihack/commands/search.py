@@ -7,7 +7,7 @@ import json
 import click
 
 from mihack.catalog.index import load
-from mihack.commands.list import header, row
+from mihack.commands.list import table
 from mihack.terminal import columns, one_line, wrap
 
 TYPE_CHECKING = False
@@ -58,8 +58,8 @@ def search_command(
 
 def page(index: Index, problems: list[Hit], concepts: list[Hit]) -> str:
     """The problems as a table, and under it the terms that match."""
-    lines = [header(), *(row(index.problems[hit.key]) for hit in problems)] if problems else []
-    terms = [index.concepts[hit.key]["term"] for hit in concepts]
+    lines = table(index, [index.problems[hit.key] for hit in problems]) if problems else []
+    terms = [hit.title for hit in concepts]
     if terms:
         lines += ["", wrap("In the glossary (mihack explain): " + one_line(", ".join(terms)), columns())]
     return "\n".join(lines)

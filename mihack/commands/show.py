@@ -94,11 +94,16 @@ def facts(index: Index, item: dict[str, Any]) -> str:
         basis += f": {item['difficulty_reason']}"
     if item.get("community_letter"):
         basis += f"; the community's database says {item['community_letter']}"
+    was = item.get("changed", {}).get("was", {})
+    rated = f"{item['difficulty']} (here; {was['difficulty']} {basis})" if "difficulty" in was else (
+        f"{item['difficulty']} ({basis})"
+    )
     starred = "; starred by the author" if item["starred"] else ""
     low, high = item["hours"]
     rows = {
         "Area": f"{area}, {item['subarea']}{number}",
-        "Difficulty": f"{item['difficulty']} ({basis})" + starred,
+        "Difficulty": f"{rated}{starred}",
+        "Changed here": changed(item),
         "Status": f"{item['status']} (reviewed {item['reviewed']})",
         "Left to do": item["remains"],
         "Time": f"{low:g} to {high:g} hours to a first own result (our estimate)",
@@ -107,6 +112,16 @@ def facts(index: Index, item: dict[str, Any]) -> str:
         "Tags": ", ".join(item["tags"]),
     }
     return "\n".join(f"- **{name}:** {one_line(text)}" for name, text in rows.items() if text)
+
+
+def changed(item: dict[str, Any]) -> str:
+    """What an organiser's catalogue rates otherwise: what it was, who says so and why."""
+    if not item.get("changed"):
+        return ""
+    by, reason, was = (item["changed"][key] for key in ("by", "reason", "was"))
+    told = {"hours": lambda pair: f"{pair[0]:g} to {pair[1]:g} hours"}
+    before = ", ".join(told.get(field, str)(value) for field, value in was.items())
+    return f"by {by}: {reason} (was {before})"
 
 
 def works(index: Index, item: dict[str, Any]) -> str:
@@ -139,7 +154,11 @@ def terms(index: Index, item: dict[str, Any]) -> str:
 
 def near(index: Index, item: dict[str, Any]) -> str:
     """Related problems with their titles; one from a catalogue that is not here, by its id."""
-    titles = {key: index.problems[key]["title"] if key in index.problems else "" for key in item["related"]}
+    titles = {
+        key: index.problems[key]["title"] if key in index.problems else ""
+        for key in item["related"]
+        if key not in index.hidden
+    }
     lines = [f"- {one_line(f'{key} {title}')}" for key, title in titles.items()]
     return "## Related problems\n\n" + "\n".join(lines) if lines else ""
 

@@ -8,6 +8,7 @@ import click
 
 from mihack.catalog.index import load
 from mihack.catalog.query import COMPUTE, STATUS, letters
+from mihack.commands.list import event_line
 from mihack.terminal import one_line, rows
 
 TYPE_CHECKING = False
@@ -41,7 +42,9 @@ def count(index: Index) -> dict[str, Any]:
     """The numbers; a problem rated A-C counts under A, B and C."""
     items = list(index.problems.values())
     return {
+        "event": index.event,
         "problems": len(items),
+        "hidden": len(index.hidden),
         "areas": {
             area["title"]: {
                 "problems": sum(item["area"] == slug for item in items),
@@ -78,4 +81,7 @@ def page(numbers: dict[str, Any]) -> str:
         shown = ", ".join(f"{key} {value}" for key, value in numbers[name].items())
         blocks.append(f"{name}: {shown}")
     last = "{problems} problems, {works} works, {concepts} terms, {resources} resources"
-    return "\n".join([*blocks, last.format(**numbers)])
+    if numbers["hidden"]:
+        last += "; {hidden} problems are hidden"
+    event = [event_line(numbers["event"]), ""] if numbers["event"] else []
+    return "\n".join([*event, *blocks, last.format(**numbers)])

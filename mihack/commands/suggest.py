@@ -10,6 +10,7 @@ import click
 from mihack import completion
 from mihack.catalog.index import load
 from mihack.catalog.query import CODING, COMPUTE
+from mihack.commands.list import event_line
 from mihack.terminal import columns, one_line, wrap
 
 TYPE_CHECKING = False
@@ -74,6 +75,8 @@ def suggest_command(
             json.dumps([{"id": s.id, "score": s.score, "reasons": s.reasons} for s in found], indent=2)
         )
         return
+    if index.event:
+        click.echo(event_line(index.event) + "\n")
     click.echo("\n\n".join(lines(index, one) for one in found))
     hint = "\nThe ranking follows rules of ours. Read one with `mihack show ID`, start with `mihack new ID`."
     click.echo(hint if found else "Nothing fits: give more hours or a bigger machine.", err=True)

@@ -64,7 +64,7 @@ def plan(problem: Mapping[str, Any], answers: Answers, index: Index) -> Plan:
     if overlay.is_dir():
         files |= engine.render(overlay, context)
     files |= _experiment_files(problem, experiment, answers)
-    files[".mihack.json"] = _provenance(problem, experiment, answers, files)
+    files[".mihack.json"] = _provenance(problem, experiment, answers, files, index.event)
     return {confined(path): files[path] for path in sorted(files)}
 
 
@@ -125,12 +125,19 @@ def _title_cell(problem: Mapping[str, Any]) -> percent.Cell:
     return percent.Cell("markdown", title + posed)
 
 
-def _provenance(problem: Mapping[str, Any], experiment: Experiment, answers: Answers, files: Plan) -> bytes:
+def _provenance(
+    problem: Mapping[str, Any],
+    experiment: Experiment,
+    answers: Answers,
+    files: Plan,
+    event: Mapping[str, Any] | None,
+) -> bytes:
     """What made this repo, and the hash of each file as made. No time of day in it."""
     record = {
         "format": 1,
         "mihack": __version__,
         "problem": str(problem["id"]),
+        "event": event,
         "starter": experiment.starter,
         "experiment": experiment.name,
         "answers": {

@@ -50,7 +50,7 @@ def context(
         "description_toml": toml_string(f"{problem['id']} {problem['title']}"),
         "authors_toml": _authors_toml(answers.author),
         "holder": one_line(answers.author) or f"The authors of {repo_name}",
-        "about_md": _about(problem),
+        "about_md": _about(problem, index),
         "lead_md": _lead(problem),
         "remains_md": markdown_block(problem.get("remains") or ""),
         "experiment_md": markdown_block(about.get("summary", "")),
@@ -94,15 +94,19 @@ def bound_md(row: Mapping[str, Any]) -> str:
     return f"at least {row['at_least']:g}" if "at_least" in row else f"at most {row['at_most']:g}"
 
 
-def _about(problem: Mapping[str, Any]) -> str:
+def _about(problem: Mapping[str, Any], index: Index) -> str:
     low, high = problem.get("hours", ["?", "?"])
     basis = _BASIS.get(problem.get("difficulty_basis", ""), "unknown basis")
+    if problem.get("changed"):
+        basis = f"changed by {problem['changed']['by']}: {problem['changed']['reason']}"
     parts = [
         f"Difficulty {problem.get('difficulty', 'unknown')} ({basis})",
         f"{problem.get('status', 'unknown')} (reviewed {problem.get('reviewed', 'never')})",
         f"{low} to {high} hours to a first result of your own (our estimate)",
         f"needs {_COMPUTE.get(problem.get('compute', ''), 'unknown hardware')}",
     ]
+    if index.event:
+        parts.append(f"made for {index.event['name']}, {index.event['starts']} to {index.event['ends']}")
     return markdown_text(" · ".join(parts)) + "."
 
 
