@@ -15,7 +15,7 @@ help:
 	@echo "make test      install, lint, type-check and run the tests (under 20 minutes on 2 cores)"
 	@echo "make verify    run every problem's experiment on three seeds; can be interrupted and resumed"
 	@echo "make catalog   rebuild the index and the JSON Schemas from catalog/ and templates/"
-	@echo "make bench     start-up and bake times, as ratios to their peers"
+	@echo "make bench     start-up, bake and 10,000-card times, as ratios to their peers"
 	@echo "make clean     remove .venv and the demo"
 
 $(READY): pyproject.toml constraints.txt
@@ -50,6 +50,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/bake.py
+	$(BIN)/python benchmarks/scale.py
 
 clean:
 	rm -rf $(VENV) $(DEMO)

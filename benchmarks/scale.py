@@ -4,7 +4,8 @@
 
 Generates a catalogue folder from a fixed seed, lays it over the shipped one with --catalog, and
 prints ratios: `list` with it over `list` with the shipped catalogue alone and with 400 generated
-cards, and the build's time per card at several sizes over that at the smallest.  Search has a bar in milliseconds, so its time is printed too.
+cards, and the build's time per card at several sizes over that at the smallest.  Search has a bar
+in milliseconds, so its time is printed too.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import time
 from pathlib import Path
 
 SMALL = 400
-WORDS = (
+TEXT = (
     "attention head neuron residual stream circuit feature probe patch logit lens token position "
     "gradient sparse dictionary induction copy sort modular addition parity bracket world model "
     "board maze reward policy image curve edge texture language translation code number date name "
     "pronoun verb subject gender colour city fact recall refusal steering vector ablation mean "
     "resample cache layer norm embedding frequency phase checkpoint loss grokking seed width depth"
-).split()
+)
+WORDS = TEXT.split()
 CARD = """\
 ---
 id: "X-{n}"
@@ -141,7 +143,14 @@ def main() -> int:
             "mihack list": [*mihack, "list"],
             f"mihack list, {SMALL} more": [*mihack, "list", *small],
             f"mihack list, {options.cards} more": [*mihack, "list", *over],
-            "mihack list --difficulty A --ids, the same": [*mihack, "list", "--difficulty", "A", "--ids", *over],
+            "mihack list --difficulty A --ids, the same": [
+                *mihack,
+                "list",
+                "--difficulty",
+                "A",
+                "--ids",
+                *over,
+            ],
             "mihack search": [*mihack, "search", "induction heads"],
             f"mihack search, {options.cards} more": [*mihack, "search", "induction heads", *over],
         }

@@ -29,6 +29,7 @@ COMMANDS = {
     "resources": "List demos, tutorials, papers and tools.",
     "stats": "Count problems, by area, rating and status.",
     "doctor": "Check Python, packages, GPU, memory and network.",
+    "card": "Write a card of your own, or set up your editor for it.",
     "check": "Name every fault of a catalogue folder.",
     "schema": "Print the JSON Schema of a card, for editors.",
     "completion": "Print a shell's completion script.",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
-from small_catalog import CARD, FILES, changed, write
 
 from mihack.catalog import schema, starter_schema
-from mihack.catalog.check import check_layer
 from mihack.catalog.schema import Strict
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "authoring.md").read_text("utf-8")
@@ -24,6 +21,9 @@ MODELS = {
     "Concept: an entry of `links`": schema.Link,
     "Resource": schema.Resource,
     "Work": schema.Work,
+    "Overlay": schema.Overlay,
+    "Overlay: `event`": schema.Event,
+    "Overlay: an entry of `change`": schema.Change,
     "Starter": starter_schema.Starter,
     "Experiment": starter_schema.Experiment,
     "Experiment: an entry of `knobs`": starter_schema.Knob,
@@ -59,26 +59,3 @@ def test_the_headings_are_those_that_the_check_wants() -> None:
     text = " ".join(GUIDE.split())
     assert ", ".join(PROBLEM_HEADINGS.values()) in text
     assert ", ".join(AREA_HEADINGS) in text
-
-
-def test_the_settings_name_schemas_that_exist() -> None:
-    settings, tasks = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", GUIDE, re.S))
-    root = Path(__file__).parent.parent
-    for path, files in settings["yaml.schemas"].items():
-        assert (root / path).is_file()
-        assert list(root.glob(files.lstrip("/")))
-    assert tasks["tasks"][0]["command"].startswith("mihack check")
-
-
-def test_the_problem_matcher_reads_a_fault(tmp_path: Path) -> None:
-    tasks = json.loads(re.findall(r"```json\n(.*?)```", GUIDE, re.S)[1])
-    pattern = tasks["tasks"][0]["problemMatcher"]["pattern"]
-    card = changed(CARD, ("compute: laptop", "compute: laptp"))
-    write(tmp_path, {**FILES, "problems/demo/X-1-sort-two.md": card})
-    (fault,) = (f for f in check_layer(tmp_path, {"starters": {}}).faults if f.field == "compute")
-    match = re.fullmatch(pattern["regexp"], str(fault))
-    assert match is not None
-    assert match[pattern["file"]] == fault.file
-    assert int(match[pattern["line"]]) == fault.line == 17
-    assert match[pattern["message"]].startswith("compute: is 'laptp'; it must be one of laptop")
-    assert fault.message in GUIDE

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mihack.catalog.index import load_shipped
 from mihack.cli import COMMANDS
 from mihack.commands.list import STATUS
 from mihack.terminal import clean, fit, width_of, wrap
@@ -39,6 +43,22 @@ class TestList:
         ids = mihack("list", "--ids").stdout.split()
         assert [number for number in ids if number.startswith("1.")] == [f"1.{n}" for n in range(1, 24)]
         assert [number for number in ids if number.startswith("3.")] == [f"3.{n}" for n in range(1, 34)]
+
+    def test_each_area_stands_in_one_place(self) -> None:
+        titles = {area["title"] for area in load_shipped().areas.values()}
+        headings = [line for line in mihack("list").stdout.split("\n") if line in titles]
+        assert headings
+        assert len(headings) == len(set(headings))
+
+    def test_a_long_id_is_shown_whole(self, tmp_path: Path) -> None:
+        new = mihack("card", "new", "Weekend-1234", "--title", "T", "--area", "super", "--in", str(tmp_path))
+        (card,) = tmp_path.rglob("*.md")
+        text = card.read_text("utf-8").replace("TODO its address", "https://example.org")
+        card.write_text(re.sub(r'TODO[^\n"]*', "Text.", text), "utf-8")
+        assert new.returncode == 0
+        lines = mihack("list", "--catalog", str(tmp_path), COLUMNS="60").stdout.split("\n")
+        assert any(line.startswith("Weekend-1234  B") for line in lines)
+        assert max(map(len, lines)) <= 60
 
     def test_filters_narrow_together(self) -> None:
         both = json.loads(mihack("list", "--area", "algorithmic", "--hours", "12", "--json").stdout)
@@ -196,6 +216,14 @@ class TestColumns:
 
     def test_wrap_keeps_every_word(self) -> None:
         assert wrap("a bb ccc dddd", 6).split() == ["a", "bb", "ccc", "dddd"]
+
+    @given(st.text("ab \n", max_size=80), st.integers(4, 30), st.integers(0, 3))
+    def test_wrap_fills_lines_alike_in_every_script(self, text: str, columns: int, indent: int) -> None:
+        """ASCII goes a quicker way; Greek, of the same width, the general one."""
+        greek = str.maketrans("ab", "αβ")
+        assert wrap(text, columns, " " * indent).translate(greek) == wrap(
+            text.translate(greek), columns, " " * indent
+        )
 
 
 def on_terminal(*arguments: str, **environment: str) -> bytes:

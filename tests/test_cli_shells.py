@@ -34,7 +34,7 @@ complete -C "%s"
 """
 OFFERS = [
     ("mihack show 3.3", {"3.3", "3.30", "3.31", "3.32", "3.33"}),
-    ("mihack list --area toy", {"toy-language-models"}),
+    ("mihack list --area toy", {"toy-language-models", "toy-models-since-2023"}),
     ("mihack list --status part", {"partly"}),
     ("mihack list --compute free", {"free-gpu"}),
     ("mihack explain induction", {"induction-head"}),

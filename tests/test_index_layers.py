@@ -11,7 +11,7 @@ import pytest
 from small_catalog import CARD, FILES, changed, write
 
 from mihack.catalog import layers
-from mihack.catalog.index import everything, load
+from mihack.catalog.index import load, load_shipped
 from mihack.errors import MihackError
 
 OURS = changed(CARD, ("  name: toys\n", "  name: algorithmic\n"),
@@ -38,9 +38,9 @@ def test_a_folder_is_laid_over_the_shipped_catalogue(home: Path, ours: Path) -> 
     index = load([ours])
     assert index.problem("x-1")["title"] == "Sort two numbers"
     assert index.problem("x-1")["sections"]["why"] == "It is small."
-    assert set(everything()["problems"]) < set(index.problems)
+    assert set(load_shipped().problems) < set(index.problems)
     assert "demo" in index.areas
-    assert index.starters == everything()["starters"]
+    assert index.starters == load_shipped().starters
 
 
 def test_the_environment_names_folders_and_options_win(
@@ -61,10 +61,11 @@ def test_cache_is_used_until_the_content_changes(
     home: Path, ours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load([ours], cache=True).problems
-    (kept,) = (home / ".cache" / "mihack").iterdir()
+    rest, kept = sorted((home / ".cache" / "mihack").iterdir())
     assert list(json.loads(kept.read_text("utf-8"))["problems"]) == ["X-1"]
+    assert list(json.loads(rest.read_text("utf-8"))["cards"]) == ["X-1"]
     with monkeypatch.context() as patch:
-        patch.setattr(layers, "_build", lambda root: pytest.fail("the cache was not used"))
+        patch.setattr(layers, "_in_memory", lambda *_: pytest.fail("the cache was not used"))
         assert load([ours], cache=True).problems == first
     write(ours, {"problems/demo/X-1-sort-two.md": changed(OURS, ("Sort two", "Order two"))})
     assert load([ours], cache=True).problem("X-1")["title"] == "Order two numbers"
@@ -89,10 +90,10 @@ def test_an_unwritable_cache_is_no_reason_to_fail(
     assert load([ours], cache=True).problem("X-1")["id"] == "X-1"
 
 
-def test_a_damaged_cache_is_built_anew(home: Path, ours: Path) -> None:
+@pytest.mark.parametrize("half", [0, 1])
+def test_a_damaged_cache_is_built_anew(home: Path, ours: Path, half: int) -> None:
     load([ours], cache=True)
-    (kept,) = (home / ".cache" / "mihack").iterdir()
-    kept.write_text("{")
+    sorted((home / ".cache" / "mihack").iterdir())[half].write_text("{")
     assert load([ours], cache=True).problem("X-1")["id"] == "X-1"
 
 
@@ -101,7 +102,7 @@ def test_old_cache_files_are_removed(home: Path, ours: Path) -> None:
         card = changed(OURS, ("Sort two numbers", f"Sort {number}"))
         write(ours, {"problems/demo/X-1-sort-two.md": card})
         load([ours], cache=True)
-    assert len(list((home / ".cache" / "mihack").iterdir())) == layers.KEPT
+    assert len(list((home / ".cache" / "mihack").iterdir())) == 2 * layers.KEPT  # each in two halves
 
 
 def test_faults_are_listed_with_the_command_that_lists_all(home: Path, ours: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mihack.catalog.index import KINDS, Index, lay_over, natural
+from mihack.catalog.index import Index, natural
 from mihack.catalog.query import letters, query
 from mihack.errors import MihackError
 
@@ -160,17 +163,26 @@ def test_natural_order() -> None:
     assert sorted(ids, key=natural) == ["3", "3.9", "3.9a", "3.10", "10.1", "NP9", "NP10", "X-2"]
 
 
+@given(st.lists(st.from_regex(r"[A-Za-z]{1,3}[.-]?[0-9]{1,4}|[0-9]{1,2}\.[0-9]{1,3}", fullmatch=True)))
+def test_natural_order_reads_numbers_as_numbers(ids: list[str]) -> None:
+    """However an id is put together: its words compare as text, its numbers as numbers."""
+
+    def parts(key: str) -> list[tuple[int, int, str]]:
+        words = (part for part in re.findall(r"\d+|\D+", key) if part.strip(".-"))
+        return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in words]
+
+    assert sorted(ids, key=natural) == sorted(ids, key=parts)
+
+
 def test_letters() -> None:
     assert [letters(text) for text in ("A", "B-C", "A-D")] == ["A", "BC", "ABCD"]
 
 
 def test_a_layer_replaces_and_adds_in_natural_order(index: Index) -> None:
-    data = {"problems": dict(index.problems), "areas": {}, "concepts": {}, "resources": {},
-            "works": {}, "starters": {}}  # fmt: skip
     ours = {"3.9": problem("3.9", title="Ours"), "3.2": problem("3.2")}
-    lay_over(data, {"problems": ours}, KINDS)
-    assert list(data["problems"]) == ["3.1", "3.2", "3.9", "3.10", "NP001", "NP010"]
-    assert data["problems"]["3.9"]["title"] == "Ours"
+    index.lay_over({"problems": ours, "areas": {}}, dict)
+    assert list(index.problems) == ["3.1", "3.2", "3.9", "3.10", "NP001", "NP010"]
+    assert index.problems["3.9"]["title"] == "Ours"
 
 
 def test_the_reader_imports_nothing_heavy() -> None:

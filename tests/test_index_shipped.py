@@ -9,7 +9,7 @@ import pytest
 from mihack.catalog import jsonschema
 from mihack.catalog.build import build, halves, to_json
 from mihack.catalog.check import check_shipped
-from mihack.catalog.index import LISTED, READ_LATER
+from mihack.catalog.index import LISTED, LISTED_FIELDS, READ_LATER
 from mihack.shipped import index_path, texts_path
 
 
@@ -24,11 +24,12 @@ def test_the_index_is_plain_and_complete() -> None:
     index = json.loads(index_path().read_text("utf-8"))
     rest = json.loads(texts_path().read_text("utf-8"))
     assert list(index) == ["format", *LISTED]
-    assert list(rest) == ["format", "texts", "area_texts", *READ_LATER]
-    assert list(rest["texts"]) == list(index["problems"])
+    assert all(list(problem) == list(LISTED_FIELDS) for problem in index["problems"].values())
+    assert list(rest) == ["format", "cards", "area_texts", *READ_LATER]
+    assert list(rest["cards"]) == list(index["problems"])
     for number, problem in index["problems"].items():
         assert problem["id"] == number
-        sections = rest["texts"][number]
+        sections = rest["cards"][number]["sections"]
         assert list(sections) == ["problem", "why", "first_steps", "further", "prior_work"]
         assert all(sections.values())
         if problem["starter"] is None:

@@ -114,7 +114,7 @@ class TestCommands:
 
     def test_resources_of_a_problem_are_those_that_its_card_names(self) -> None:
         done = CliRunner().invoke(group, ["resources", "--for", "3.16", "--json"])
-        assert list(json.loads(done.stdout)) == INDEX.problems["3.16"]["resources"]
+        assert list(json.loads(done.stdout)) == INDEX.problem("3.16")["resources"]
 
     @pytest.mark.parametrize("sort", ["number", "difficulty", "hours", "title"])
     def test_list_can_be_sorted(self, sort: str) -> None:

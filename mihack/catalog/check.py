@@ -183,9 +183,11 @@ def _check(catalog: Catalog, base: Mapping[str, Any], described: list[Entry]) ->
             entry.model, faults = validate(entry.node, MODELS[entry.kind], entry.file, prefix)
             catalog.faults += faults
         catalog.faults += reference_faults(entry, names)
-        catalog.faults += _unwritten(entry)
         if entry.kind == "problems":
             catalog.faults += starter_faults(entry, catalog.starters)
+    said = {(fault.file, fault.line) for fault in catalog.faults}  # once a line is enough
+    for entry in _entries(catalog):
+        catalog.faults += (fault for fault in _unwritten(entry) if (fault.file, fault.line) not in said)
     catalog.faults += _ambiguous_terms(catalog)
     catalog.faults += _case_twins(catalog, base)
 

@@ -92,13 +92,13 @@ class Index:
         """Called for what is not there yet: read the second half of the index."""
         if name not in (*READ_LATER, "cards"):
             raise AttributeError(name)
-        for kind in (*READ_LATER, "cards"):
-            self.__dict__[kind] = {}
         for later in self._rest:
-            rest = later()
-            for kind in (*READ_LATER, "cards"):
-                self.__dict__[kind].update(rest.get(kind, {}))
+            self._read(later())
         return self.__dict__[name]
+
+    def _read(self, rest: Loaded) -> None:
+        for kind in (*READ_LATER, "cards"):
+            self.__dict__[kind] = {**self.__dict__.get(kind, {}), **rest.get(kind, {})}
 
     def lay_over(
         self, listed: Loaded, later: Callable[[], Loaded], *, key: str = "", name: str = "this catalogue"
@@ -122,6 +122,8 @@ class Index:
         self._hide(overlay, own, by)
         for change in overlay.get("change", []):
             self._change(change, by)
+        if "cards" in self.__dict__:  # the second halves have been read already
+            self._read(later())
         self._rest.append(later)
         self.layers.append(key)
 
@@ -138,7 +140,9 @@ class Index:
 
     def _change(self, change: Loaded, by: str) -> None:
         item = self.problems.get(change["problem"])
-        new = {field: value for field, value in change.items() if value is not None and field in LISTED_FIELDS}
+        new = {
+            field: value for field, value in change.items() if value is not None and field in LISTED_FIELDS
+        }
         if item is None:
             return  # hidden by the same folder
         was = self.changed.get(item["id"], {}).get("was", {})
@@ -149,7 +153,9 @@ class Index:
     def entries(self) -> dict[str, Any]:
         """Everything that a card may name: {kind: {key: entry}}; hidden problems may still be named."""
         problems = {**dict.fromkeys(self.hidden), **self.problems}
-        return {"problems": problems, "areas": self.areas} | {kind: getattr(self, kind) for kind in READ_LATER}
+        return {"problems": problems, "areas": self.areas} | {
+            kind: getattr(self, kind) for kind in READ_LATER
+        }
 
     def whole(self, item: dict[str, Any]) -> dict[str, Any]:
         """A problem with all its fields and its ``sections``; and ``changed``, if a folder changed it."""
@@ -209,8 +215,20 @@ def load(folders: Sequence[str | os.PathLike[str]] = (), *, cache: bool = False)
     XDG_CACHE_HOME/mihack by its content, if that can be written.  ``new`` leaves it off: it must
     not touch the home folder.
     """
+    return _laid([*environment_folders(), *folders], cache)
+
+
+def load_below(root: str | os.PathLike[str], folders: Sequence[str | os.PathLike[str]] = ()) -> Index:
+    """What ``load`` would lay the folder ``root`` over: everything that comes before it."""
+    below = [*environment_folders(), *folders]
+    places = [os.path.realpath(folder) for folder in below]
+    place = os.path.realpath(root)
+    return _laid(below[: places.index(place)] if place in places else below, cache=False)
+
+
+def _laid(folders: Sequence[str | os.PathLike[str]], cache: bool) -> Index:
     index = load_shipped()
-    for folder in (*environment_folders(), *folders):
+    for folder in folders:
         from mihack.catalog.layers import read_layer
 
         name = os.fspath(folder)

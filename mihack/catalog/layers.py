@@ -22,8 +22,8 @@ from mihack.shipped import index_path, texts_path
 
 SHOWN = 5
 KEPT = 20
-# Below this a check is over before anybody wonders.
-PROGRESS_FROM = 1000
+# Fewer files than these are read so soon that neither progress nor a record of them pays.
+MANY = 1000
 # Times of files are this coarse on some systems: what was just written is read again.
 COARSE = 2 * 10**9
 FOLDERS = ("areas", "concepts", "problems")
@@ -95,6 +95,8 @@ def fingerprint(root: Path, below: Index) -> str:
     """
     base = key_of(below)
     names, facts = _everything(str(root))
+    if len(names) < MANY:
+        return _content_key(base, root, names, facts)
     digest = hashlib.sha256(f"{base} {root.absolute()} {names}".encode("utf-8", "surrogateescape"))
     digest.update(facts.tobytes())
     newest = max((*facts[0::FACTS], *facts[1::FACTS]), default=0)
@@ -104,15 +106,15 @@ def fingerprint(root: Path, below: Index) -> str:
         if newest + COARSE < seen["at"]:
             return str(seen["key"])
     started = time.time_ns()
-    found = sorted(zip(names, facts[2::FACTS], facts[3::FACTS], strict=True))
-    key = _content_key(base, root, found)
+    key = _content_key(base, root, names, facts)
     with contextlib.suppress(OSError):
         _keep(record, {"key": key, "at": started})
         _forget(record.parent, "seen-*.json", KEPT)
     return key
 
 
-def _content_key(base: str, root: Path, found: list[tuple[str, int, int]]) -> str:
+def _content_key(base: str, root: Path, names: list[str], facts: array[int]) -> str:
+    found = sorted(zip(names, facts[2::FACTS], facts[3::FACTS], strict=True))
     digest = hashlib.sha256(base.encode())
     for name, mode, size in found:
         # What is larger is a fault, whatever is in it.
@@ -187,10 +189,10 @@ def reading(what: str) -> Iterator[Callable[[int, int], None]]:
         bars: list[Any] = []
 
         def progress(done: int, total: int) -> None:
-            if total < PROGRESS_FROM:
+            if total < MANY:
                 return
             if not sys.stderr.isatty():
-                if done % PROGRESS_FROM == 0 or done == total:
+                if done % MANY == 0 or done == total:
                     click.echo(f"{what}: {done} of {total} files", err=True)
                 return
             if not bars:

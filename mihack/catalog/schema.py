@@ -260,7 +260,7 @@ class Change(Strict):
 
     @model_validator(mode="after")
     def _changes_something(self) -> Change:
-        if self.difficulty is self.hours is self.compute is self.coding is None:
+        if not (self.difficulty or self.hours or self.compute or self.coding):
             raise ValueError("changes nothing; give difficulty, hours, compute or coding")
         return self
 

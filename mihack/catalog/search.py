@@ -97,9 +97,9 @@ def opened(index: Index, *, kept: bool) -> sqlite3.Connection:
 
 
 def _cached(index: Index) -> sqlite3.Connection:
-    from mihack.catalog.layers import cache_dir, key_of
-
     import tempfile
+
+    from mihack.catalog.layers import cache_dir, key_of
 
     path = cache_dir() / f"search-{FORMAT}-{key_of(index)}.db"
     if not path.exists():
@@ -128,7 +128,9 @@ def fill(tables: sqlite3.Connection, index: Index) -> None:
     """Write the cards and the glossary into two FTS5 tables."""
     options = "tokenize='porter unicode61'"
     tables.execute(f"CREATE VIRTUAL TABLE problems USING fts5(key, title, tags, terms, text, {options})")
-    tables.execute(f"CREATE VIRTUAL TABLE concepts USING fts5(key UNINDEXED, title, aliases, text, {options})")
+    tables.execute(
+        f"CREATE VIRTUAL TABLE concepts USING fts5(key UNINDEXED, title, aliases, text, {options})"
+    )
     tables.executemany("INSERT INTO problems VALUES (?, ?, ?, ?, ?)", _problems(index))
     tables.executemany(
         "INSERT INTO concepts VALUES (?, ?, ?, ?)",

@@ -161,7 +161,9 @@ def heading(text: str) -> str:
 def event_line(event: dict[str, Any]) -> str:
     """An organiser's event: its name, its days, its page and what to know."""
     days = event["starts"] if event["starts"] == event["ends"] else f"{event['starts']} to {event['ends']}"
-    return wrap(one_line(", ".join(filter(None, (event["name"], days, event["url"], event["note"])))), columns())
+    return wrap(
+        one_line(", ".join(filter(None, (event["name"], days, event["url"], event["note"])))), columns()
+    )
 
 
 def footer(found: int, total: int, hidden: int = 0) -> str:
@@ -169,6 +171,4 @@ def footer(found: int, total: int, hidden: int = 0) -> str:
     if not found:
         return f"None of the {total} problems meets every filter: drop one, or try `mihack list`."
     more = f" ({hidden} more are hidden)" if hidden else ""
-    return (
-        f"\n{found} of {total} problems{more}. Read one with `mihack show ID`, start with `mihack new ID`."
-    )
+    return f"\n{found} of {total} problems{more}. Read one with `mihack show ID`, start with `mihack new ID`."

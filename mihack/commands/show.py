@@ -95,8 +95,10 @@ def facts(index: Index, item: dict[str, Any]) -> str:
     if item.get("community_letter"):
         basis += f"; the community's database says {item['community_letter']}"
     was = item.get("changed", {}).get("was", {})
-    rated = f"{item['difficulty']} (here; {was['difficulty']} {basis})" if "difficulty" in was else (
-        f"{item['difficulty']} ({basis})"
+    rated = (
+        f"{item['difficulty']} (here; {was['difficulty']} {basis})"
+        if "difficulty" in was
+        else (f"{item['difficulty']} ({basis})")
     )
     starred = "; starred by the author" if item["starred"] else ""
     low, high = item["hours"]
