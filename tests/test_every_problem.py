@@ -107,3 +107,41 @@ def test_the_repos_are_ruff_clean_by_their_own_rules(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+class TestTheNumberedList:
+    """The community list of the 200 problems: 339 numbers in nine areas, none missing."""
+
+    TOTALS = (23, 38, 33, 45, 38, 59, 18, 22, 63)
+
+    def test_every_number_of_the_list_has_its_card(self) -> None:
+        wanted = [f"{area}.{n}" for area, total in enumerate(self.TOTALS, 1) for n in range(1, total + 1)]
+        numbered = [key for key in INDEX.problems if key[0].isdigit()]
+        assert numbered == wanted
+        assert len(numbered) == 339
+
+    def test_an_area_holds_the_numbers_of_its_chapter(self) -> None:
+        chapters = {
+            INDEX.problems[key]["area"]: key.split(".")[0] for key in INDEX.problems if key[0].isdigit()
+        }
+        assert len(chapters) == 9
+        assert all(
+            chapters[item["area"]] == key.split(".")[0]
+            for key, item in INDEX.problems.items()
+            if item["area"] in chapters
+        )
+
+    def test_newer_problems_have_a_series_of_their_own(self) -> None:
+        newer = [key for key in INDEX.problems if not key[0].isdigit()]
+        assert len(newer) >= 60
+        assert all(key.startswith("NP") for key in newer)
+
+    def test_no_two_problems_share_a_statement(self) -> None:
+        statements = [INDEX.whole(item)["sections"]["problem"] for item in INDEX.problems.values()]
+        assert len(set(statements)) == len(INDEX.problems) >= 399
+
+    def test_every_work_on_a_card_is_confirmed(self) -> None:
+        cited = {ref["work"] for item in INDEX.problems.values() for ref in INDEX.whole(item)["works"]}
+        assert [key for key in cited if not INDEX.works[key]["confirmed"]] == []
+        assert len(INDEX.resources) >= 80
+        assert len(INDEX.concepts) >= 120

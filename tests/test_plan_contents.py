@@ -48,7 +48,16 @@ def test_provenance_has_a_hash_of_every_other_file_and_no_time() -> None:
     }
     assert record["problem"] == "9.1"
     assert record["answers"]["set"] == {"n": "20"}
-    assert set(record) == {"format", "mihack", "problem", "event", "starter", "experiment", "answers", "files"}
+    assert set(record) == {
+        "format",
+        "mihack",
+        "problem",
+        "event",
+        "starter",
+        "experiment",
+        "answers",
+        "files",
+    }
 
 
 def test_readme_says_what_to_run_what_to_expect_and_what_is_what() -> None:
