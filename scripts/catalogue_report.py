@@ -14,12 +14,15 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mihack.catalog.index import Index, load
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = 12  # words in a row that two cards may not share
 WORD = re.compile(r"[a-z0-9']+")
+URL = re.compile(r"https?://[^\s)>\]]+")
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 # the same first steps need the same calls: code and headings are no copied prose
 CODE = re.compile(r"`[^`]*`|^#.*$", re.MULTILINE)
 
@@ -32,6 +35,7 @@ def main() -> int:
     lines = ["# The catalogue in numbers", "", "Written by `scripts/catalogue_report.py`.", ""]
     lines += ["## Areas", "", *areas(index, items), "", "## Ratings and status", "", *facts(items)]
     lines += ["", "## Citations", "", *citations(index, items)]
+    lines += ["", "## Form", "", *form(index, items)]
     lines += ["", "## Text", "", *texts(items, repeated)]
     target = ROOT / "docs" / "catalogue.md"
     target.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
@@ -71,7 +75,35 @@ def citations(index: Index, items: list[dict[str, Any]]) -> list[str]:
         f"- works cited on cards: {len(cited)}, confirmed: {sure} (title, authors and id seen together in a",
         "  public source; how is in each entry's note in `catalog/works.yaml`)",
         f"- works that only experiments refer to, or none does: {spare}",
-        "- what could not be confirmed is not cited: see `docs/dropped-citations.md`",
+        f"- dropped, since title, authors and address were not seen together: {dropped()}, listed in",
+        "  `docs/dropped-citations.md`; cited and left unknown: "
+        f"{sum(not index.works[key]['confirmed'] for key in cited)}",
+    ]
+
+
+def dropped() -> int:
+    """Rows of the list of citations left out."""
+    rows = (ROOT / "docs" / "dropped-citations.md").read_text(encoding="utf-8").splitlines()
+    return sum(row.startswith("| ") for row in rows) - 1  # the header
+
+
+def form(index: Index, items: list[dict[str, Any]]) -> list[str]:
+    """Sections filled, links well-formed, terms and citations that lead somewhere."""
+    whole = sum(all(text.strip() for text in item["sections"].values()) for item in items)
+    named = [slug for item in items for slug in item["concepts"]]
+    known = sum(slug in index.concepts for slug in named)
+    links = [source["url"] for item in items for source in item["sources"]]
+    for text in (text for item in items for text in item["sections"].values()):
+        links += URL.findall(text)
+    sound = sum(bool(urlsplit(link).hostname) for link in links)
+    ids = {number for item in items for text in item["sections"].values() for number in ARXIV.findall(text)}
+    unlisted = sorted(ids - {work["arxiv"] for work in index.works.values() if work["confirmed"]})
+    return [
+        f"- all five sections filled: {whole} of {len(items)}",
+        f"- terms that the glossary has: {known} of {len(named)}",
+        f"- well-formed links: {sound} of {len(links)}",
+        f"- arXiv numbers in the texts: {len(ids)}, of which not among the confirmed works: "
+        + (", ".join(unlisted) or "none"),
     ]
 
 
