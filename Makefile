@@ -51,6 +51,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/bake.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/patching.py
+	$(BIN)/python benchmarks/scan.py
 
 clean:
 	rm -rf $(VENV) $(DEMO)

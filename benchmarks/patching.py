@@ -10,37 +10,20 @@ by their number, since each of its cells costs one whole pass; the cells of the 
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-import transformers
+from shapes import gpt2_shaped
 from transformer_lens import patching
-from transformer_lens.model_bridge import TransformerBridge
 
 from mihack.lab.patching import Patcher, logit_difference
 
 POSITIONS, SAMPLE = 15, 72
 ANSWER, OTHER = 5, 6
-
-
-def gpt2_shaped() -> Any:
-    """A TransformerBridge of GPT-2 Small's shape with random weights."""
-    from tokenizers import Tokenizer, models
-
-    torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(attn_implementation="eager")).eval()
-    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
-    with tempfile.TemporaryDirectory() as folder:
-        model.config.save_pretrained(folder)
-        fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="a", eos_token="b")
-        fast.save_pretrained(folder)
-        return TransformerBridge.boot_transformers(folder, hf_model=model).eval()
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -87,7 +70,7 @@ def main() -> int:
     }
     _, cache = model.run_with_cache(clean)
     model(clean)  # warm
-    print("| map | cells | TransformerLens, s | ours, s | ratio | largest difference |\n|---|---|---|---|---|---|")
+    print("| map | cells | TransformerLens, s | ours, s | ratio | largest difference |\n" + "|---" * 6 + "|")
     for site, sizes in axes.items():
         grid = pd.MultiIndex.from_product([range(size) for _, size in sizes]).to_frame(index=False)
         grid.columns = [name for name, _ in sizes]

@@ -121,7 +121,9 @@ class TestEqualToTransformerLens:
         self, model: Any, prompts: tuple[Any, Any], tokens_at_once: int
     ) -> None:
         one = Patcher(model, *prompts, METRIC, tokens_at_once=tokens_at_once)
-        torch.testing.assert_close(one.heads(), Patcher(model, *prompts, METRIC).heads(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            one.heads(), Patcher(model, *prompts, METRIC).heads(), atol=1e-5, rtol=1e-4
+        )
 
     def test_the_baselines_are_the_models_own(self, model: Any, prompts: tuple[Any, Any]) -> None:
         clean, corrupted = Patcher(model, *prompts, METRIC).baseline()
@@ -150,7 +152,9 @@ class TestControls:
         clean, _ = prompts
         same = Patcher(model, clean, clean, METRIC)
         for cells in (same.resid_pre(), same.heads(), same.heads_by_position()):
-            torch.testing.assert_close(cells, torch.full_like(cells, same.baseline()[0]), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                cells, torch.full_like(cells, same.baseline()[0]), atol=1e-4, rtol=1e-4
+            )
 
     def test_the_whole_stream_at_the_last_position_before_the_end_is_the_clean_answer_there(
         self, model: Any

@@ -109,9 +109,7 @@ class TestCuttingUp:
         return scan(model, rows, neurons(model), k=K, sample=50, rows_at_once=3)
 
     @pytest.mark.parametrize("shards", [2, 4, 5])
-    def test_shards_merge_to_the_unbroken_scan(
-        self, model: Any, rows: Any, whole: Scan, shards: int
-    ) -> None:
+    def test_shards_merge_to_the_unbroken_scan(self, model: Any, rows: Any, whole: Scan, shards: int) -> None:
         parts = [
             scan(model, rows, neurons(model), k=K, sample=50, rows_at_once=3, shard=(part, shards))
             for part in range(shards)
@@ -171,7 +169,9 @@ class TestCuttingUp:
 
         assert kept(1) == kept(20)
 
-    @given(st.lists(st.floats(-4, 4, width=16), min_size=1, max_size=60), st.integers(1, 7), st.integers(1, 9))
+    @given(
+        st.lists(st.floats(-4, 4, width=16), min_size=1, max_size=60), st.integers(1, 7), st.integers(1, 9)
+    )
     @settings(max_examples=100, deadline=None)
     def test_any_activations_in_any_batches(self, values: list[float], k: int, size: int) -> None:
         """Equal values too: the places kept are a set of the strongest, and none is named twice."""

@@ -198,7 +198,9 @@ class Patcher:
         Raises ValueError if the two prompts differ in shape.
         """
         if clean.shape != corrupted.shape:
-            raise ValueError(f"clean is {list(clean.shape)} and corrupted {list(corrupted.shape)}: align them")
+            raise ValueError(
+                f"clean is {list(clean.shape)} and corrupted {list(corrupted.shape)}: align them"
+            )
         self.model, self.metric, self.tokens_at_once = model, metric, tokens_at_once
         self.batch, self.positions = corrupted.shape
         self.at = at % self.positions

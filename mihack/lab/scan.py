@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,13 @@ class Units:
 
     def mean(self, tokens: int) -> Float[Tensor, "unit"]:
         """Mean activation."""
-        return self.total.double() / 2**VALUE_BITS / tokens
+        mean: Tensor = self.total.double() / 2**VALUE_BITS / tokens
+        return mean
 
     def variance(self, tokens: int) -> Float[Tensor, "unit"]:
         """Variance of the activation."""
-        return self.squares.double() / 2**SQUARE_BITS / tokens - self.mean(tokens) ** 2
+        variance: Tensor = self.squares.double() / 2**SQUARE_BITS / tokens - self.mean(tokens) ** 2
+        return variance
 
     def density(self, tokens: int) -> Float[Tensor, "unit"]:
         """Share of positions at which the activation is above the scan's threshold."""
@@ -151,7 +153,8 @@ def neurons(model: Any, layers: Sequence[int] | None = None) -> list[str]:
 
 def head_norms(z: Tensor) -> Float[Tensor, "row position head"]:
     """A reader for ``attn.hook_z``: how much each head writes, as the length of its output."""
-    return z.norm(dim=-1)
+    norms: Tensor = z.norm(dim=-1)
+    return norms
 
 
 @torch.no_grad()
@@ -284,9 +287,3 @@ def _joined(one: Units, two: Units, sample: int) -> Units:
     sums = (one.active + two.active, one.total + two.total, one.squares + two.squares)
     both = Units(top, place, one.sample, one.sample_place, *sums)
     return _resampled(both, two.sample, two.sample_place, sample)
-
-
-def batches(scan: Scan, rows_at_once: int) -> Iterator[range]:
-    """The rows of each batch that a scan has seen."""
-    for number in range(*scan.batches):
-        yield range(number * rows_at_once, (number + 1) * rows_at_once)
