@@ -102,7 +102,8 @@ plain = sample(2048, torch.Generator().manual_seed(20_000 + SEED), chains=0.0)
 first_query = 2 * DIGITS + 1
 queries = [first_query + (k if REVERSED_DIGITS else DIGITS - k) for k in range(ANSWER)]
 pairs = [
-    (k, DIGITS + 1 + k) if REVERSED_DIGITS else (DIGITS - 1 - k, 2 * DIGITS - k) for k in range(DIGITS)
+    (k, DIGITS + 1 + k) if REVERSED_DIGITS else (DIGITS - 1 - k, 2 * DIGITS - k)
+    for k in range(DIGITS)
 ]  # positions of both numbers' digits of value 10^k
 symbols = "0123456789" + ("+=" if OPERATION == "add" else "-=")
 print("".join(symbols[t] for t in test["tokens"][0].tolist()))

@@ -237,10 +237,8 @@ with torch.no_grad():
     centred = {name: (value - value.mean(0)).flatten() for name, value in written.items()}
     random = torch.randn(2, len(rows) * D_MODEL, generator=torch.Generator().manual_seed(SEED)).to(device)
     mirror = torch.stack(
-        [
-            torch.stack([F.cosine_similarity(centred[p], centred[q], dim=0) for q in PARTS[:5]])
-            for p in PARTS[:5]
-        ]
+        [torch.stack([F.cosine_similarity(centred[p], centred[q], dim=0) for q in PARTS[:5]])
+         for p in PARTS[:5]]
     )  # [part, part]
 metrics["mirror"] = mirror[3, 4].item()
 metrics["mirror_random"] = F.cosine_similarity(random[0], random[1], dim=0).abs().item()

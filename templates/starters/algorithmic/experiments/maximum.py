@@ -50,7 +50,9 @@ device = run.device
 # held out if a random linear hash of its numbers says so; that works for lists of any length.
 
 # %%
-hash_weights = torch.randint(1, 10_007, (LIST_LENGTH,), generator=torch.Generator().manual_seed(SEED + 1))
+hash_weights = torch.randint(
+    1, 10_007, (LIST_LENGTH,), generator=torch.Generator().manual_seed(SEED + 1)
+)
 
 
 def sample(rows: int, generator: torch.Generator, held_out: bool) -> torch.Tensor:

@@ -246,7 +246,9 @@ with torch.no_grad():
     _, cache = model.run_with_cache(tokens)
 fig, axes = plots.figure(2, 2, f"Modular {OPERATION} mod {P}, {ARCHITECTURE}, {ACTIVATION}")
 levels = {"guessing": torch.log(torch.tensor(float(P))).item()}
-plots.loss_curves(axes[0], history, ["train_loss", "test_loss"], title="Memorise, then grok", marks=levels)
+plots.loss_curves(
+    axes[0], history, ["train_loss", "test_loss"], title="Memorise, then grok", marks=levels
+)
 plots.spectrum(axes[1], power, f"Embedding: {metrics['key_power']:.0%} in {KEY} frequencies", key=key)
 plots.bars(
     axes[2], scores, "Test accuracy with embedding frequencies kept", highlight=["without key"],

@@ -242,7 +242,9 @@ axes[2].bar(range(OUT), plots.as_array(carry_need), color=plots.COLOURS[5], labe
 axes[2].plot(range(OUT), plots.as_array(mean_carry), "o-", color=plots.COLOURS[1], label="mean carry")
 axes[2].legend(fontsize=8, frameon=False)
 plots.label(axes[2], "What each bit needs", "bit of the product (0: ones)", "share, or size")
-plots.bars(axes[3], by_carry, "Middle bits, by the carry that comes in", y="accuracy", marks={"coin": 0.5})
+plots.bars(
+    axes[3], by_carry, "Middle bits, by the carry that comes in", y="accuracy", marks={"coin": 0.5}
+)
 axes[3].set_xlabel("carry into the column", fontsize=9)
 plots.heatmap(
     axes[4], lost, "Accuracy lost when one place is not seen", x="place in both numbers",

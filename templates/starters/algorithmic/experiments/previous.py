@@ -203,7 +203,9 @@ waves = product.view(LENGTH, D_HEAD // 2, 2).sum(-1)  # [distance, pair]
 # %%
 copying = (model.W_E @ model.OV[0, best].AB @ model.W_U).detach()
 fig, axes = plots.figure(2, 3, "A previous-token head with rotary positions")
-plots.loss_curves(axes[0], history, ["test_loss"], title="Learning", marks={"guessing": math.log(VOCABULARY)})
+plots.loss_curves(
+    axes[0], history, ["test_loss"], title="Learning", marks={"guessing": math.log(VOCABULARY)}
+)
 plots.attention(axes[1], pattern[0, best], test[0].tolist(), f"Head {best}: score {scores[best]:.2f}")
 span = min(LENGTH, 16)
 axes[2].errorbar(

@@ -272,7 +272,9 @@ plots.bars(
     y="share of answers", highlight=["1 back, new sum"],
 )  # fmt: skip
 plots.spectrum(axes[3], power, f"Embedding: {metrics['key_power']:.0%} in {KEY} frequencies", key=key)
-plots.bars(axes[4], kept, "Accuracy with embedding frequencies kept", y="accuracy", highlight=["without key"])
+plots.bars(
+    axes[4], kept, "Accuracy with embedding frequencies kept", y="accuracy", highlight=["without key"]
+)
 activations = cache["blocks.0.mlp.hook_post"][:, -1]  # [row, d_mlp]
 unit = int(activations.var(0).argmax())
 grid = torch.zeros(P, P, device=device)

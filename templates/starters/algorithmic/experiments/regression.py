@@ -271,7 +271,9 @@ plots.loss_curves(
     axes[2], probes, ["trained", "untrained"], title="w read by a linear probe", y="R2", log=False
 )
 axes[2].set_xlabel("layer")
-plots.heatmap(axes[3], ablated, "Error, one head ablated (1: says zero)", x="head", y="layer", numbers=True)
+plots.heatmap(
+    axes[3], ablated, "Error, one head ablated (1: says zero)", x="head", y="layer", numbers=True
+)
 run.save(fig, "mechanism")
 
 # %%

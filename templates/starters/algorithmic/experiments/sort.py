@@ -201,7 +201,8 @@ for number in range(NUMBERS):
 metrics["attention_to_next"] = best_of_heads.mean().item()
 metrics["attention_to_next_untrained"] = untrained.max().item()
 by_length_attention = {
-    length: attention_to_next(model, tokens).max(1).values.mean().item() for length, tokens in tests.items()
+    length: attention_to_next(model, tokens).max(1).values.mean().item()
+    for length, tokens in tests.items()
 }
 
 # %% [markdown]
@@ -247,7 +248,9 @@ def steering(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     clean, cache = model.run_with_cache(tokens)
     own = cache["blocks.0.attn.hook_pattern"][:, :, length:-1]
     place = next_number_keys(tokens).int().argmax(-1)  # [row, query]
-    shift = torch.randint(1, length, place.shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+    shift = torch.randint(
+        1, length, place.shape, generator=torch.Generator().manual_seed(SEED)
+    ).to(device)
     other = (place + shift) % length
 
     def all_on(where: torch.Tensor) -> torch.Tensor:
@@ -266,7 +269,10 @@ def steering(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 edits = steering(test)
-kept = {name: token_accuracy(test, edits[name]) for name in ("no-op", "all on next", "even", "all on random")}
+kept = {
+    name: token_accuracy(test, edits[name])
+    for name in ("no-op", "all on next", "even", "all on random")
+}
 metrics["noop_change"] = (edits["no-op"] - edits["clean"]).abs().max().item()
 
 

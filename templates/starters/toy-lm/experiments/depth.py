@@ -189,9 +189,7 @@ plots.heatmap(
 )  # fmt: skip
 half = slice(0, LIST)
 plots.attention(
-    axes[3],
-    cache["pattern", 0][0, carrier][half, half],
-    test[0, half].tolist(),
+    axes[3], cache["pattern", 0][0, carrier][half, half], test[0, half].tolist(),
     f"Head 0.{carrier}, the list",
 )
 plots.heatmap(

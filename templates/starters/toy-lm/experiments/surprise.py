@@ -157,7 +157,9 @@ names = [f"{l}.{h}" for l, h in heads]
 with torch.no_grad():
     logits, cache = model.run_with_cache(check)
     direction = model.W_U[:, surprise] - model.W_U.mean(-1)
-    says = {f"{l}.{h}": (cache["z", l][:, :, h] @ model.W_O[l, h]) @ direction for l, h in heads}
+    says = {
+        f"{l}.{h}": (cache["z", l][:, :, h] @ model.W_O[l, h]) @ direction for l, h in heads
+    }
     rest = (cache["blocks.0.hook_resid_pre"] + sum(model.b_O[l] for l in range(LAYERS))) @ direction
     centred = (logits - logits.mean(-1, keepdim=True))[..., surprise]
     error = (sum(says.values()) + rest - centred).abs().max().item()
