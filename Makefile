@@ -53,6 +53,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/patching.py
 	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/many.py
 
 clean:
 	rm -rf $(VENV) $(DEMO)
