@@ -11,6 +11,7 @@ they can be read and edited; what is here would only be in the way there.
     othello   random legal games of Othello on a small board, all at once
     heads     scores that say what an attention head attends to
     patching  exact activation patching that runs only what a patch can change
+    attribution  what every edge carries, by gradients at several points (EAP with integrated gradients)
     scan      the strongest examples of every neuron or head, over any number of tokens
     fourier   the Fourier basis of the integers mod p
     plots     the field's pictures, legible in grey and to colour-blind readers

@@ -1,0 +1,140 @@
+"""Edge attribution with integrated gradients: right where the answer is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from transformer_lens import TransformerBridgeConfig  # noqa: E402
+from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
+
+from mihack.lab.attribution import (  # noqa: E402
+    Node,
+    edge_attribution,
+    precedes,
+    readers,
+    strongest,
+    writers,
+)
+from mihack.lab.patching import logit_difference  # noqa: E402
+
+METRIC = logit_difference(torch.tensor([3, 4]), torch.tensor([5, 6]))
+
+
+def model(**changes: Any) -> Any:
+    torch.manual_seed(0)
+    settings = {"n_layers": 3, "d_model": 16, "n_heads": 2, "d_head": 8, "d_vocab": 30, "n_ctx": 8,
+                "act_fn": "gelu", "seed": 0, **changes}  # fmt: skip
+    made = TransformerBridge.boot_native(TransformerBridgeConfig(**settings)).eval()
+    with torch.no_grad():
+        for weight in made.parameters():
+            torch.nn.init.normal_(weight, std=0.4)
+    return made
+
+
+@pytest.fixture
+def prompts() -> tuple[Any, Any]:
+    clean = torch.randint(0, 30, (2, 6), generator=torch.Generator().manual_seed(1))
+    corrupted = clean.clone()
+    corrupted[:, 1] = (clean[:, 1] + 7) % 30
+    return clean, corrupted
+
+
+def silence(made: Any, *, heads: set[tuple[int, int]], mlps: set[int]) -> None:
+    """Let only these components write."""
+    with torch.no_grad():
+        for layer, block in enumerate(made.blocks):
+            out = block.attn.o.original_component.weight  # [d_model, head * d_head]
+            for head in range(2):
+                if (layer, head) not in heads:
+                    out[:, head * 8 : (head + 1) * 8] = 0
+            if block.attn.o.original_component.bias is not None:
+                block.attn.o.original_component.bias.zero_()
+            if layer not in mlps:
+                for parameter in block.mlp.out.original_component.parameters():
+                    parameter.zero_()
+
+
+class TestTheGraph:
+    def test_an_edge_runs_forward_only(self) -> None:
+        head, mlp = Node(1, "head", 0), Node(1, "mlp")
+        assert precedes(Node(-1, "embed"), Node(0, "attn"))
+        assert precedes(head, mlp)
+        assert not precedes(head, mlp, parallel=True)
+        assert not precedes(mlp, Node(1, "attn"))
+        assert not precedes(mlp, mlp)
+        assert precedes(mlp, Node(3, "logits"))
+
+    def test_every_writer_and_reader_is_there(self) -> None:
+        made = model()
+        assert len(list(writers(made))) == 1 + 3 * (2 + 1)
+        assert len(list(readers(made))) == 3 * 2 + 1
+        assert len(list(readers(model(attn_only=True)))) == 3 + 1
+
+
+class TestPlantedCircuits:
+    def test_edges_of_silent_components_score_nothing(self, prompts: tuple[Any, Any]) -> None:
+        made = model()
+        silence(made, heads={(0, 1), (2, 0)}, mlps={1})
+        edges = edge_attribution(made, *prompts, METRIC)
+        alive = {Node(-1, "embed"), Node(0, "head", 1), Node(2, "head", 0), Node(1, "mlp")}
+        assert all(score == 0 for (writer, _), score in edges.items() if writer not in alive)
+        assert {writer for writer, _ in strongest(edges, 6)} <= alive
+
+    def test_a_chain_is_found(self, prompts: tuple[Any, Any]) -> None:
+        """The difference lies at position 1, and only two heads write: what reaches the end goes through them."""
+        made = model(attn_only=True, normalization_type=None)
+        with torch.no_grad():
+            for layer, block in enumerate(made.blocks):
+                out = block.attn.o.original_component.weight
+                for head in range(2):
+                    if (layer, head) not in {(0, 1), (2, 0)}:
+                        out[:, head * 8 : (head + 1) * 8] = 0
+        edges = edge_attribution(made, *prompts, METRIC, steps=20)
+        found = {(str(writer), str(reader)) for writer, reader in strongest(edges, 4)}
+        assert ("2.0", "logits") in found
+        assert edges[Node(-1, "embed"), Node(3, "logits")] == pytest.approx(0, abs=1e-5)  # other position
+
+    def test_what_goes_straight_to_the_logits_is_exact_without_a_norm(self, prompts: tuple[Any, Any]) -> None:
+        made = model(normalization_type=None)
+        edges = edge_attribution(made, *prompts, METRIC, steps=3)
+        with torch.no_grad():
+            outs = [made.run_with_cache(tokens)[1]["blocks.2.hook_mlp_out"][:, -1] for tokens in prompts]
+            direction = made.W_U[:, [3, 4]] - made.W_U[:, [5, 6]]
+            wanted = ((outs[0] - outs[1]) * direction.T).sum(-1).mean().item()
+        assert edges[Node(2, "mlp"), Node(3, "logits")] == pytest.approx(wanted, rel=1e-3)
+
+    def test_scores_into_the_logits_add_up_to_the_whole_change_without_a_norm(
+        self, prompts: tuple[Any, Any]
+    ) -> None:
+        made = model(normalization_type=None)
+        edges = edge_attribution(made, *prompts, METRIC, steps=1)
+        with torch.no_grad():
+            clean, corrupted = (METRIC(made(tokens)[:, -1][None]).item() for tokens in prompts)
+        total = sum(score for (_, reader), score in edges.items() if reader.kind == "logits")
+        assert total == pytest.approx(clean - corrupted, rel=1e-3)
+
+
+class TestControls:
+    def test_equal_prompts_score_nothing(self, prompts: tuple[Any, Any]) -> None:
+        edges = edge_attribution(model(), prompts[0], prompts[0], METRIC)
+        assert set(edges.values()) == {0.0}
+
+    def test_more_steps_come_closer_to_the_integral(self, prompts: tuple[Any, Any]) -> None:
+        """Along the path from embedding to first reader the integral is what patching that input does."""
+        made = model()
+        fine = edge_attribution(made, *prompts, METRIC, steps=200)
+        errors = [
+            sum(
+                abs(edge_attribution(made, *prompts, METRIC, steps=steps)[edge] - fine[edge]) for edge in fine
+            )
+            for steps in (1, 5, 25)
+        ]
+        assert errors[0] > errors[1] > errors[2]
+
+    def test_prompts_of_unequal_length_are_refused(self, prompts: tuple[Any, Any]) -> None:
+        with pytest.raises(ValueError, match="one shape"):
+            edge_attribution(model(), prompts[0], prompts[1][:, 1:], METRIC)
