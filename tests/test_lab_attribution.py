@@ -85,7 +85,7 @@ class TestPlantedCircuits:
         assert {writer for writer, _ in strongest(edges, 6)} <= alive
 
     def test_a_chain_is_found(self, prompts: tuple[Any, Any]) -> None:
-        """The difference lies at position 1, and only two heads write: what reaches the end goes through them."""
+        """The prompts differ at position 1 and only two heads write: they alone reach the end."""
         made = model(attn_only=True, normalization_type=None)
         with torch.no_grad():
             for layer, block in enumerate(made.blocks):
