@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from test_lab_patching import gpt2, llama  # noqa: E402
 from transformer_lens import TransformerBridgeConfig  # noqa: E402
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 from mihack.lab.attribution import (  # noqa: E402
     Node,
+    agreement,
     edge_attribution,
+    edge_patching,
     precedes,
     readers,
     strongest,
@@ -138,3 +142,67 @@ class TestControls:
     def test_prompts_of_unequal_length_are_refused(self, prompts: tuple[Any, Any]) -> None:
         with pytest.raises(ValueError, match="one shape"):
             edge_attribution(model(), prompts[0], prompts[1][:, 1:], METRIC)
+
+
+class TestOnLanguageModels:
+    @pytest.mark.parametrize("made", [gpt2, llama])
+    def test_estimate_and_exact_agree_on_hub_architectures(
+        self, made: Any, prompts: tuple[Any, Any], tmp_path: Path
+    ) -> None:
+        bridge = made(tmp_path)
+        exact = edge_patching(bridge, *prompts, METRIC)
+        found = agreement(edge_attribution(bridge, *prompts, METRIC, steps=20), exact, 10)
+        assert found["correlation"] > 0.8
+        assert found["sign"] > 0.8
+
+
+class TestExactEdges:
+    @pytest.mark.parametrize("reader", [Node(1, "attn"), Node(2, "mlp"), Node(3, "logits")])
+    def test_an_edge_is_what_a_whole_run_with_that_input_changed_gives(
+        self, prompts: tuple[Any, Any], reader: Node
+    ) -> None:
+        made = model()
+        _, corrupted = prompts
+        names = {
+            "attn": "blocks.{}.ln1.hook_in",
+            "mlp": "blocks.{}.ln2.hook_in",
+            "logits": "ln_final.hook_in",
+        }
+        exact = edge_patching(made, *prompts, METRIC)
+        with torch.no_grad():
+            before = METRIC(made(corrupted)[:, -1][None]).item()
+            z = [made.run_with_cache(tokens)[1]["blocks.0.attn.hook_z"][:, :, 1] for tokens in prompts]
+            added = (z[0] - z[1]) @ made.W_O[0, 1]
+            site = names[reader.kind].format(reader.layer)
+            logits = made.run_with_hooks(
+                corrupted, fwd_hooks=[(site, lambda value, hook=None: value + added)]
+            )
+        wanted = METRIC(logits[:, -1][None]).item() - before
+        assert wanted != 0
+        assert exact[Node(0, "head", 1), reader] == pytest.approx(wanted, abs=1e-4)
+
+    @pytest.mark.parametrize("tokens_at_once", [1, 40])
+    def test_however_they_are_stacked(self, prompts: tuple[Any, Any], tokens_at_once: int) -> None:
+        made = model()
+        whole = edge_patching(made, *prompts, METRIC)
+        parts = edge_patching(made, *prompts, METRIC, tokens_at_once=tokens_at_once)
+        assert parts == pytest.approx(whole, abs=1e-4)
+
+    def test_only_the_edges_asked_for_are_patched(self, prompts: tuple[Any, Any]) -> None:
+        edge = (Node(0, "mlp"), Node(2, "attn"))
+        assert list(edge_patching(model(), *prompts, METRIC, [edge])) == [edge]
+
+    def test_the_estimate_goes_with_them(self, prompts: tuple[Any, Any]) -> None:
+        made = model()
+        exact = edge_patching(made, *prompts, METRIC)
+        found = agreement(edge_attribution(made, *prompts, METRIC, steps=10), exact)
+        shuffled = dict(zip(exact, sorted(exact.values(), key=lambda value: str(value)[::-1]), strict=True))
+        assert found["correlation"] > 0.5 > abs(agreement(shuffled, exact)["correlation"])
+
+    def test_agreement_with_itself_is_perfect(self, prompts: tuple[Any, Any]) -> None:
+        exact = edge_patching(model(), *prompts, METRIC)
+        assert agreement(exact, exact) == {
+            "correlation": pytest.approx(1),
+            "overlap": 1,
+            "sign": pytest.approx(1),
+        }

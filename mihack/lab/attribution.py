@@ -7,13 +7,15 @@ reader's input, averaged over ``steps`` points between the corrupted and the cle
 Pezzelle & Belinkov 2024, arXiv:2403.17806).  One step at the corrupted end is plain edge attribution
 (Syed, Rager & Conmy 2023, arXiv:2310.10348).
 
-It is an estimate: patch the edges that you are going to name.  TransformerLens has attribution
-patching for activations (``transformer_lens.patching``), not for edges and not with several steps.
+It is an estimate: ``edge_patching`` gives the exact effect of the edges that you are going to name
+(path patching along a direct path, Goldowsky-Dill et al. 2023, arXiv:2304.05969), and ``agreement``
+says how far the two go together.  TransformerLens has attribution patching for activations
+(``transformer_lens.patching``), not for edges and not with several steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .patching import Metric, Tokens
+from .patching import TOKENS_AT_ONCE, Metric, Rerun, Tokens
 
 
 @dataclass(frozen=True, order=True)
@@ -93,6 +95,70 @@ def edge_attribution(
         for reader in readers(model)
         if precedes(writer, reader, parallel=parallel)
     }
+
+
+@torch.no_grad()
+def edge_patching(
+    model: Any,
+    clean: Tokens,
+    corrupted: Tokens,
+    metric: Metric,
+    edges: Iterable[tuple[Node, Node]] | None = None,
+    *,
+    at: int = -1,
+    tokens_at_once: int = TOKENS_AT_ONCE,
+) -> Edges:
+    """By how much the metric rises when a reader gets the clean output of a writer: exact, per edge.
+
+    Only what the reader reads is changed; what follows from it is computed anew, everything else is
+    as in the corrupted run.  ``edges``: those to patch, by default all.  Edges of one reader share a
+    batch that starts at the reader's block.
+    """
+    outputs = [_outputs(model, tokens) for tokens in (clean, corrupted)]
+    change = {node: outputs[0][node] - outputs[1][node] for node in outputs[0]}
+    run = Rerun.of(model, corrupted)
+    baseline = metric(run.logits[:, at][None]).item()
+    parallel = bool(getattr(model.cfg, "parallel_attn_mlp", False))
+    pairs = [(w, r) for w in writers(model) for r in readers(model) if precedes(w, r, parallel=parallel)]
+    wanted = pairs if edges is None else list(edges)
+    found: Edges = {}
+    together = max(1, tokens_at_once // corrupted.numel())
+    for reader in dict.fromkeys(reader for _, reader in wanted):
+        senders = [writer for writer, read_by in wanted if read_by == reader]
+        for start in range(0, len(senders), together):
+            chunk = senders[start : start + together]
+            added = torch.cat([change[writer] for writer in chunk])
+            values = metric(_reader_gets(run, reader, added, at).view(len(chunk), len(corrupted), -1))
+            found |= {(w, reader): v - baseline for w, v in zip(chunk, values.tolist(), strict=True)}
+    return found
+
+
+def _reader_gets(run: Rerun, reader: Node, added: Tensor, at: int) -> Float[Tensor, "row d_vocab"]:
+    """Logits at position ``at`` when ``added`` [row, position, d_model] joins what the reader reads."""
+    repeat = len(added) // len(run.logits)
+    if reader.kind == "logits":
+        last = run.onward(len(run.inputs) - 1, run.stream(len(run.inputs) - 1)).repeat(repeat, 1, 1)
+        return run.unembed((last + added)[:, at])
+    name = _input_name(run.model, reader)
+    with run.model.hooks(fwd_hooks=[(name, lambda value, hook=None: value + added)]):
+        stream = run.block(reader.layer, run.stream(reader.layer).repeat(repeat, 1, 1))
+    return run.unembed(run.onward(reader.layer + 1, stream)[:, at])
+
+
+def agreement(estimated: Edges, exact: Edges, count: int = 20) -> dict[str, float]:
+    """How far an estimate goes with the exact effects of the same edges.
+
+    ``correlation``: Spearman's, of the absolute values, -1 to 1.  ``overlap``: share of the ``count``
+    strongest that both name.  ``sign``: share of these on whose sign they agree.
+    """
+    edges = sorted(set(estimated) & set(exact))
+    pairs = torch.tensor([[abs(estimated[edge]), abs(exact[edge])] for edge in edges])
+    ranks = pairs.argsort(0).argsort(0).double()
+    correlation = torch.corrcoef(ranks.T)[0, 1].item()
+    tops = [strongest({edge: scores[edge] for edge in edges}, count) for scores in (estimated, exact)]
+    both = set(tops[0]) & set(tops[1])
+    signs = sum(estimated[edge] * exact[edge] > 0 for edge in tops[1]) / len(tops[1])
+    return {"correlation": correlation, "overlap": len(both) / len(tops[1]), "sign": signs}
 
 
 def strongest(edges: Edges, count: int) -> list[tuple[Node, Node]]:
