@@ -8,6 +8,7 @@ import click
 
 from mihack import completion
 from mihack.catalog.index import load
+from mihack.commands.options import catalog_option
 from mihack.terminal import clean, columns, one_line, rows, wrap
 
 TYPE_CHECKING = False
@@ -24,13 +25,7 @@ if TYPE_CHECKING:
 )
 @click.argument("term", nargs=-1, shell_complete=completion.terms)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--catalog",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False),
-    help="Lay a catalogue folder over the shipped one. Repeatable.",
-)
+@catalog_option
 def explain_command(term: tuple[str, ...], as_json: bool, catalog: tuple[str, ...]) -> None:
     """Explain TERM: definition, shape, TransformerLens name, and the problems that need it.
 

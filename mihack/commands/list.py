@@ -10,6 +10,7 @@ from mihack import completion
 from mihack.catalog.index import load, natural
 from mihack.catalog.query import CODING, COMPUTE, query
 from mihack.catalog.query import STATUS as STATUSES
+from mihack.commands.options import catalog_option
 from mihack.terminal import clean, coloured, columns, fit, one_line, rows, wrap
 
 TYPE_CHECKING = False
@@ -67,13 +68,7 @@ STATUS = {"partly answered": "partly", "largely answered": "largely"}
 @click.option("--sort", type=click.Choice(list(SORTS)), help="Sort by number, difficulty, hours or title.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: all facts, without the texts.")
 @click.option("--ids", is_flag=True, help="Print ids only, one a line.")
-@click.option(
-    "--catalog",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False),
-    help="Lay a catalogue folder over the shipped one. Repeatable.",
-)
+@catalog_option
 def list_command(
     words: tuple[str, ...],
     sort: str | None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mihack import completion
+from mihack.commands.options import catalog_option
 from mihack.errors import MihackError
 from mihack.terminal import one_line
 
@@ -40,13 +41,7 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="Ask nothing; take the defaults.")
 @click.option("--dry-run", is_flag=True, help="Show what would be made; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as JSON.")
-@click.option(
-    "--catalog",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False),
-    help="Lay a catalogue folder over the shipped one. Repeatable.",
-)
+@catalog_option
 def new_command(
     problem_id: str | None,
     path: Path | None,

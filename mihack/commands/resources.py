@@ -8,6 +8,7 @@ import click
 
 from mihack import completion
 from mihack.catalog.index import load
+from mihack.commands.options import catalog_option
 from mihack.terminal import columns, one_line, wrap
 
 TYPE_CHECKING = False
@@ -27,13 +28,7 @@ KINDS = ("demo", "tutorial", "paper", "video", "tool", "reference", "puzzle")
 )
 @click.option("--kind", type=click.Choice(KINDS), help="Only this kind.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--catalog",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False),
-    help="Lay a catalogue folder over the shipped one. Repeatable.",
-)
+@catalog_option
 def resources_command(number: str | None, kind: str | None, as_json: bool, catalog: tuple[str, ...]) -> None:
     """List what to read, watch and copy from, each with what it is for and how long it takes."""
     index = load(catalog, cache=True)

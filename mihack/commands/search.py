@@ -8,6 +8,7 @@ import click
 
 from mihack.catalog.index import load
 from mihack.commands.list import table
+from mihack.commands.options import catalog_option
 from mihack.terminal import columns, one_line, wrap
 
 TYPE_CHECKING = False
@@ -25,13 +26,7 @@ if TYPE_CHECKING:
 @click.option("--count", type=click.IntRange(1, 200), default=10, help="How many problems (default: 10).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: ids with scores.")
 @click.option("--ids", is_flag=True, help="Print ids only, one a line.")
-@click.option(
-    "--catalog",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False),
-    help="Lay a catalogue folder over the shipped one. Repeatable.",
-)
+@catalog_option
 def search_command(
     words: tuple[str, ...], count: int, as_json: bool, ids: bool, catalog: tuple[str, ...]
 ) -> None:

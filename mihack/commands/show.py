@@ -9,6 +9,7 @@ import click
 
 from mihack import completion
 from mihack.catalog.index import load
+from mihack.commands.options import catalog_option
 from mihack.terminal import clean, coloured, columns, one_line
 
 TYPE_CHECKING = False
@@ -40,13 +41,7 @@ SECTIONS = {
 @click.argument("problem_id", metavar="ID", shell_complete=completion.problem_ids)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the whole card.")
 @click.option("--plain", is_flag=True, help="Print Markdown as it is, without layout or colour.")
-@click.option(
-    "--catalog",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False),
-    help="Lay a catalogue folder over the shipped one. Repeatable.",
-)
+@catalog_option
 def show_command(problem_id: str, as_json: bool, plain: bool, catalog: tuple[str, ...]) -> None:
     """Show the card of problem ID: the community list's number, or the post's."""
     index = load(catalog, cache=True)

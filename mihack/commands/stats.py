@@ -9,6 +9,7 @@ import click
 from mihack.catalog.index import load
 from mihack.catalog.query import COMPUTE, STATUS, letters
 from mihack.commands.list import event_line
+from mihack.commands.options import catalog_option
 from mihack.terminal import one_line, rows
 
 TYPE_CHECKING = False
@@ -24,13 +25,7 @@ WIDTHS = (46, 8, 4, 4, 4)
     "stats", epilog="Example: mihack stats --json", short_help="Count problems, by area, rating and status."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--catalog",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False),
-    help="Lay a catalogue folder over the shipped one. Repeatable.",
-)
+@catalog_option
 def stats_command(as_json: bool, catalog: tuple[str, ...]) -> None:
     """Count the problems by area, difficulty, status and machine, and the works, terms and resources."""
     index = load(catalog, cache=True)

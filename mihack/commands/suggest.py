@@ -11,6 +11,7 @@ from mihack import completion
 from mihack.catalog.index import load
 from mihack.catalog.query import CODING, COMPUTE
 from mihack.commands.list import event_line
+from mihack.commands.options import catalog_option
 from mihack.terminal import columns, one_line, wrap
 
 TYPE_CHECKING = False
@@ -41,13 +42,7 @@ if TYPE_CHECKING:
 )
 @click.option("--count", type=click.IntRange(1, 100), default=5, help="How many (default: 5).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: ids, scores and reasons.")
-@click.option(
-    "--catalog",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False),
-    help="Lay a catalogue folder over the shipped one. Repeatable.",
-)
+@catalog_option
 def suggest_command(
     hours: float | None,
     people: int | None,
