@@ -309,7 +309,8 @@ def train(name: str, seed: int, steps: int) -> None:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("what", choices=["tokenizer", *MODELS])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--millions", type=int, help="training tokens, in millions")
