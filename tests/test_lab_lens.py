@@ -71,7 +71,7 @@ class TestAttribution:
             _, cache = model.run_with_cache(tokens)
             out = cache[f"blocks.{last}.attn.hook_z"][:, :, 1] @ model.W_O[last, 1]
             stream = cache[f"blocks.{last}.hook_resid_post"]
-            scale = cache["ln_final.hook_scale"] if "ln_final.hook_scale" in cache else 1
+            scale = cache["ln_final.hook_scale"] if model.cfg.normalization_type else 1
 
             def read(x: Any) -> Any:
                 if model.cfg.normalization_type == "LN":
