@@ -18,6 +18,8 @@ they can be read and edited; what is here would only be in the way there.
     fourier   the Fourier basis of the integers mod p
     plots     the field's pictures, legible in grey and to colour-blind readers
     text_plots  tokens coloured by a value, and the strongest examples of a unit, as pictures
+    interactive  the same to point at: HTML for notebooks and reports that fetches nothing
+    interactive_page  its style and script
     examples  the text around the places that a scan found
     text      a small language-model corpus from text that ships with Python
 """
