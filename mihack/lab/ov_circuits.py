@@ -2,8 +2,8 @@
 
 The full OV circuit W_E W_V W_O W_U says by how much attending to a token raises every logit (Elhage et
 al. 2021, "A Mathematical Framework for Transformer Circuits").  Vocabulary squared is too large for a
-real model, but each factor has only d_head columns: everything here stays factored, so that 50,000
-tokens take tens of megabytes.  Norm weights are folded in on the way (not in the model), logits are
+real model, but each factor has only d_head columns: everything here stays factored and goes through
+the vocabulary in parts.  Norm weights are folded in on the way (not in the model), logits are
 centred over the vocabulary, and queries that share keys and values get their own circuit each.
 
 TransformerLens has ``FactoredMatrix.eigenvalues`` for one circuit; its weights are raw or, after
@@ -22,6 +22,7 @@ from torch import Tensor
 from .lens import centres, norm_weight
 
 Vectors = Float[Tensor, "vocab d_model"]
+TOKENS_AT_ONCE = 4096  # parts of the vocabulary: 12 MB each where d_model is 768
 
 
 @torch.no_grad()
@@ -50,19 +51,29 @@ def copying(
     ``heads.copying_score`` of the full circuit, without forming it: 0 for a random head, about
     sqrt(vocabulary) for a perfect copier.  ``tokens``: those to average over, by default all.
     """
-    unembedding = _unembedding(model)
-    vectors = model.W_E if embedding is None else embedding
-    ids = torch.arange(model.W_U.shape[1], device=model.W_U.device) if tokens is None else tokens
     _require_same_vocabulary(model)
-    scores = torch.empty(len(model.blocks), model.cfg.n_heads)
-    for layer, head, values, out in _heads(model):
-        given = _read(model, layer, vectors[ids]) @ values  # [n, d_head]
-        logits = out @ unembedding  # [d_head, vocab], its rows centred over the vocabulary
-        own = (given * logits.T[ids]).sum(-1)
-        covariance = logits @ logits.T / (logits.shape[1] - 1)
-        spread = ((given @ covariance) * given).sum(-1).clamp_min(0).sqrt()
-        scores[layer, head] = (own / spread.clamp_min(1e-12)).mean()
-    return scores
+    vectors = model.W_E if embedding is None else embedding
+    ids = torch.arange(len(vectors)) if tokens is None else tokens
+    covariance = _covariance(model)
+    total = torch.zeros(len(model.blocks), model.cfg.n_heads, dtype=torch.float64)
+    for part in torch.split(ids.to(vectors.device), TOKENS_AT_ONCE):
+        unembedding = _unembedding(model, part)
+        for layer, (values, out) in enumerate(_layers(model)):
+            given = torch.einsum("nd,hde->hne", _read(model, layer, vectors[part]), values)
+            own = (given * torch.einsum("nd,hed->hne", unembedding, out)).sum(-1)
+            spread = torch.einsum("hne,hef,hnf->hn", given, out @ covariance @ out.mT, given)
+            total[layer] += (own / spread.clamp_min(1e-24).sqrt()).double().sum(-1).cpu()
+    return (total / len(ids)).float()
+
+
+def _covariance(model: Any) -> Float[Tensor, "d_model d_model"]:
+    """Covariance of the unembedding's columns, over the vocabulary."""
+    total = torch.zeros(model.cfg.d_model, model.cfg.d_model, device=model.W_U.device)
+    for part in torch.split(torch.arange(model.W_U.shape[1], device=total.device), TOKENS_AT_ONCE):
+        columns = _unembedding(model, part)
+        total += columns.T @ columns
+    covariance: Tensor = total / (model.W_U.shape[1] - 1)
+    return covariance
 
 
 @torch.no_grad()
@@ -74,14 +85,17 @@ def copying_eigenvalues(model: Any, *, embedding: Vectors | None = None) -> Floa
     """
     _require_same_vocabulary(model)
     vectors = model.W_E if embedding is None else embedding
-    through = _unembedding(model) @ (_centred(vectors) if centres(model) else vectors)  # [d_model, d_model]
-    scores = torch.empty(len(model.blocks), model.cfg.n_heads)
-    for layer, head, values, out in _heads(model):
+    through = torch.zeros(model.cfg.d_model, model.cfg.d_model, device=vectors.device)  # W_U W_E
+    for part in torch.split(torch.arange(len(vectors), device=vectors.device), TOKENS_AT_ONCE):
+        given = _centred(vectors[part]) if centres(model) else vectors[part]
+        through += _unembedding(model, part).T @ given
+    scores = []
+    for layer, (values, out) in enumerate(_layers(model)):
         weight = norm_weight(model, getattr(model.blocks[layer], "ln1", None))
-        small = out @ (through if weight is None else through * weight) @ values
+        small = out @ (through if weight is None else through * weight) @ values  # [head, d_head, d_head]
         eigenvalues = torch.linalg.eigvals(small.double())
-        scores[layer, head] = eigenvalues.real.sum() / eigenvalues.abs().sum().clamp_min(1e-12)
-    return scores
+        scores.append(eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1).clamp_min(1e-12))
+    return torch.stack(scores).float().cpu()
 
 
 @torch.no_grad()
@@ -103,14 +117,14 @@ def successor(
     _require_same_vocabulary(model)
     vectors = effective_embedding(model) if embedding is None else embedding
     sequence = sequence.to(vectors.device)
-    unembedding = _unembedding(model)[:, sequence]
+    unembedding = _unembedding(model, sequence)
     wanted = (torch.arange(len(sequence), device=vectors.device) + 1) % len(sequence)
     count = len(sequence) if cyclic else len(sequence) - 1
-    scores = torch.empty(len(model.blocks), model.cfg.n_heads)
-    for layer, head, values, out in _heads(model):
-        logits = _read(model, layer, vectors[sequence]) @ values @ out @ unembedding
-        scores[layer, head] = (logits.argmax(-1) == wanted)[:count].double().mean()
-    return scores
+    scores = []
+    for layer, (values, out) in enumerate(_layers(model)):
+        logits = _read(model, layer, vectors[sequence]) @ values @ out @ unembedding.T  # [head, n, n]
+        scores.append((logits.argmax(-1) == wanted)[:, :count].double().mean(-1))
+    return torch.stack(scores).float().cpu()
 
 
 def ov_scores(model: Any, *, embedding: Vectors | None = None) -> dict[str, Float[Tensor, "layer head"]]:
@@ -121,13 +135,12 @@ def ov_scores(model: Any, *, embedding: Vectors | None = None) -> dict[str, Floa
     }
 
 
-def _heads(model: Any) -> Iterator[tuple[int, int, Float[Tensor, "d_model d_head"], Any]]:
-    """Layer, head, W_V and W_O of every head; heads that share keys and values have one W_V."""
-    all_values, all_out = model.W_V, model.W_O
-    shared = model.cfg.n_heads // all_values.shape[1]
-    for layer in range(len(model.blocks)):
-        for head in range(model.cfg.n_heads):
-            yield layer, head, all_values[layer, head // shared], all_out[layer, head]
+def _layers(
+    model: Any,
+) -> Iterator[tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head d_model"]]]:
+    """W_V and W_O of every layer; heads that share keys and values each get a copy of their W_V."""
+    for values, out in zip(model.W_V, model.W_O, strict=True):
+        yield values.repeat_interleave(len(out) // len(values), 0), out
 
 
 def _read(model: Any, layer: int, vectors: Tensor) -> Tensor:
@@ -140,13 +153,13 @@ def _read(model: Any, layer: int, vectors: Tensor) -> Tensor:
     return given if weight is None else given * weight
 
 
-def _unembedding(model: Any) -> Float[Tensor, "d_model vocab"]:
-    """W_U with the final norm's weight, centred over the vocabulary (a softmax sees no mean)."""
+def _unembedding(model: Any, ids: Int[Tensor, "n"]) -> Float[Tensor, "n d_model"]:
+    """Columns of W_U with the final norm's weight, centred over the vocabulary (a softmax sees no mean)."""
+    columns = model.W_U.T[ids] - model.W_U.mean(1)
     weight = norm_weight(model, model.ln_final)
-    matrix = model.W_U if weight is None else model.W_U * weight[:, None]
-    if centres(model):
-        matrix = matrix - matrix.mean(0)
-    return _centred(matrix)
+    if weight is not None:
+        columns = columns * weight
+    return _centred(columns) if centres(model) else columns
 
 
 def _centred(matrix: Tensor) -> Tensor:
