@@ -10,10 +10,16 @@ they can be read and edited; what is here would only be in the way there.
     many      the same for many seeds or settings of a toy model at once
     othello   random legal games of Othello on a small board, all at once
     heads     scores that say what an attention head attends to
+    ov_circuits  scores that say what it does with that, from its weights
+    lens      the stream read as logits: the logit lens, and every component's exact share of a logit
     patching  exact activation patching that runs only what a patch can change
     attribution  what every edge carries, by gradients at several points (EAP with integrated gradients)
     scan      the strongest examples of every neuron or head, over any number of tokens
     fourier   the Fourier basis of the integers mod p
     plots     the field's pictures, legible in grey and to colour-blind readers
+    text_plots  tokens coloured by a value, and the strongest examples of a unit, as pictures
+    interactive  the same to point at: HTML for notebooks and reports that fetches nothing
+    interactive_page  its style and script
+    examples  the text around the places that a scan found
     text      a small language-model corpus from text that ships with Python
 """
