@@ -51,7 +51,8 @@ class Planted:
 
         Raises ValueError if a parent does not come before its child, or a feature is in two groups.
         """
-        generator = torch.Generator().manual_seed(seed)
+        # not the seed itself: a dictionary made with the same one would start at the answer
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + 900_000_011)
         rows = torch.randn(features, d, generator=generator)
         group, parent = torch.full((features,), -1), torch.full((features,), -1)
         for number, members in enumerate(groups or []):
