@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import tempfile
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
+from test_lab_patching import gpt2, llama  # noqa: E402
 from transformer_lens import TransformerBridgeConfig  # noqa: E402
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
@@ -31,6 +34,8 @@ from mihack.lab.planted import Planted  # noqa: E402
 from mihack.lab.sae import Options, SparseAutoencoder  # noqa: E402
 from mihack.lab.sae_training import revive, train_sae  # noqa: E402
 from mihack.lab.scan import scan  # noqa: E402
+from mihack.scaffold.experiment import Experiment, lab_files  # noqa: E402
+from mihack.scaffold.percent import Script  # noqa: E402
 
 FEATURES, D = 64, 32
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -203,19 +208,18 @@ class TestTheAutoencoder:
         sae = small(kind)
         x = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(1))
         assert sae.encode(x).shape == (3, 5, 12)
-        torch.testing.assert_close(sae(x)[1, 2], sae(x[1, 2][None])[0], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(sae(x)[1, 2], sae(x[1, 2]), atol=1e-6, rtol=1e-5)
 
     def test_decoding_the_kept_latents_has_the_gradients_of_decoding_all(self) -> None:
         sae = small("topk")
         x = torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
-        for output in (sae(x), sae.decode(sae.encode(x))):
-            sae.zero_grad()
-            (output - x).square().sum().backward()
-            gradients = {name: weight.grad.clone() for name, weight in sae.named_parameters()}
-            if output.grad_fn is not None and "first" not in locals():
-                first = gradients
-        for name, gradient in gradients.items():
-            torch.testing.assert_close(gradient, first[name], atol=1e-4, rtol=1e-4)
+        weights = list(sae.parameters())
+        kept, every = (
+            torch.autograd.grad((output - x).square().sum(), weights)
+            for output in (sae(x), sae.decode(sae.encode(x)))
+        )
+        assert all(gradient.abs().sum() > 0 for gradient in kept)
+        torch.testing.assert_close(kept, every, atol=1e-4, rtol=1e-4)
 
     def test_decoder_rows_have_unit_norm_after_training(self) -> None:
         _, sae = trained("topk")
@@ -446,6 +450,19 @@ class TestInAModel:
             kept[0], cache["blocks.0.hook_resid_post"] - cache[SITE] + sae(cache[SITE]), atol=1e-3, rtol=1e-3
         )
 
+    @pytest.mark.parametrize("make", [gpt2, llama])
+    def test_other_architectures_are_spliced_and_steered_alike(self, make: Any, tmp_path: Path) -> None:
+        bridge = make(tmp_path)
+        tokens = torch.randint(0, 40, (4, 9), generator=torch.Generator().manual_seed(0))
+        perfect = loss_recovered(bridge, tokens, "blocks.1.hook_mlp_out", Instead(lambda v: v))
+        assert perfect.spliced == pytest.approx(perfect.clean, abs=1e-5)
+        assert abs(perfect.zero - perfect.clean) > 1e-3
+        push = torch.randn(bridge.cfg.d_model, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            pushed = bridge.run_with_hooks(tokens, fwd_hooks=[("blocks.1.hook_resid_post", add(push, 2.0))])
+            moved = (pushed - bridge(tokens)).abs().amax(-1)
+        assert moved.min() > 1e-3
+
     def test_latents_are_units_for_a_scan(self, model: Any, tokens: Any) -> None:
         sae = SparseAutoencoder(Options(16, 64, k=4)).eval()
         found = scan(model, tokens, {SITE: sae.encode}, k=3)
@@ -467,6 +484,19 @@ class TestInAModel:
         assert rise.mean(0)[~twins].abs().max() < step / 5
 
 
+@pytest.mark.parametrize(
+    "name", ["probes", "sae", "sae_training", "dictionary_metrics", "planted", "directions"]
+)
+def test_a_repo_gets_every_module_that_one_of_these_imports(name: str) -> None:
+    files = lab_files(Experiment("any", "any", {"lab": [name]}, Script("", ()), {}))
+    for path, content in files.items():
+        for node in ast.walk(ast.parse(content)):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                assert f"lab/{node.module}.py" in files, f"{path} imports {node.module}"
+            assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mihack"))
+    assert f"lab/{name}.py" in files
+
+
 class TestOnDisk:
     @given(
         st.sampled_from(list(SETTINGS)),
@@ -479,7 +509,6 @@ class TestOnDisk:
     def test_what_is_read_is_what_was_written(
         self, kind: str, d_in: int, latents: int, d_out: int | None, seed: int
     ) -> None:
-        import tempfile
 
         sae = small(kind, seed, d_in=d_in, latents=latents, d_out=d_out)
         with tempfile.TemporaryDirectory() as folder:
@@ -503,7 +532,6 @@ class TestOnDisk:
     @given(st.integers(0, 10_000))
     @settings(max_examples=30, deadline=None)
     def test_a_truncated_file_is_named(self, cut: int) -> None:
-        import tempfile
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "sae.safetensors"

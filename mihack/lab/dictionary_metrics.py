@@ -83,7 +83,7 @@ class LossRecovered:
 
     @property
     def against_mean(self) -> float:
-        """The same with mean ablation, which breaks less and so is the stricter scale."""
+        """The same with mean ablation, which mostly breaks less and then is the stricter scale."""
         return self._share(self.mean)
 
     def _share(self, ablated: float) -> float:
@@ -121,13 +121,13 @@ def loss_recovered(
 def splice(sae: Any, site: str, source: str | None = None) -> list[tuple[str, Callable[..., Any]]]:
     """Hooks that put the dictionary's output in the place of the activation at ``site``."""
     if source is None:
-        return [(site, lambda value, hook: sae(value))]
+        return [(site, lambda value, hook: sae(value).to(value.dtype))]
     read: list[Tensor] = []
 
     def keep(value: Tensor, hook: Any) -> None:
         read[:] = [value]
 
-    return [(source, keep), (site, lambda value, hook: sae(read[0]))]
+    return [(source, keep), (site, lambda value, hook: sae(read[0]).to(value.dtype))]
 
 
 def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Three linear probes: ridge, logistic and mass-mean, each with weights in the units of the activations.
 
 Ridge and logistic fit standardised activations, so that one penalty suits every layer, and are turned
-back.  Ridge shares one factorisation among all label sets (``benchmarks/probes.py``): a probe's controls
-cost next to nothing.  Logistic regression is scikit-learn's.  The mass-mean probe (Marks & Tegmark 2023,
+back.  Ridge shares one factorisation among all label sets, so that a probe's controls cost next to
+nothing.  Logistic regression is scikit-learn's.  The mass-mean probe (Marks & Tegmark 2023,
 arXiv:2310.06824) points from one class mean to the other; it has nothing to overfit with, and its
 direction is often the better one to intervene along.
 """

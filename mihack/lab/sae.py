@@ -167,7 +167,7 @@ class SparseAutoencoder(nn.Module):
         if self.options.kind != "topk":
             latents = self._dense(pre)
             rebuilt = latents @ self.decoder + self.decoder_bias
-            return rebuilt, latents.sum(-1).mean(), (latents > 0).flatten(0, -2).any(0)
+            return rebuilt, latents.sum(-1).mean(), (latents > 0).reshape(-1, pre.shape[-1]).any(0)
         values, index = self._top(pre)
         active = torch.zeros(pre.shape[-1], dtype=torch.bool, device=pre.device)
         active[index[values > 0]] = True
@@ -190,10 +190,14 @@ class SparseAutoencoder(nn.Module):
         return latents * (latents >= least)
 
     def _gathered(self, values: Tensor, index: Tensor) -> Tensor:
-        """Decode from the kept latents alone: a sum of k rows for each example, not of all of them."""
+        """Decode from the kept latents alone: a sum of k rows for each example, not of all of them.
+
+        ``benchmarks/dictionaries.py`` has what that gains.
+        """
         rows, shape = self.decoder, values.shape[:-1]
+        kept = values.shape[-1]
         flat = functional.embedding_bag(
-            index.flatten(0, -2), rows, per_sample_weights=values.flatten(0, -2), mode="sum"
+            index.reshape(-1, kept), rows, per_sample_weights=values.reshape(-1, kept), mode="sum"
         )
         return flat.view(*shape, rows.shape[1])
 

@@ -39,7 +39,7 @@ def train_sae(
     def loss_at(step: int) -> Tensor:
         x, target = batch(step)
         if revive_every and 0 < step <= steps // 2 and step % revive_every == 0:
-            # Adam's moments need no reset: a silent latent gets no gradient, so they have decayed
+            # Adam's moments need no reset: a silent relu latent gets no gradient, so they have decayed
             revive(sae, x, target)
         return sae.loss(x, target)
 
