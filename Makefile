@@ -55,6 +55,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/many.py
 	$(BIN)/python benchmarks/views.py
+	$(BIN)/python benchmarks/dictionaries.py
 
 clean:
 	rm -rf $(VENV) $(DEMO)
