@@ -14,7 +14,7 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # must say which moves are legal next. Nobody shows it a board. Li et al. 2022 (arXiv:2210.13382) found a board
 # in such a model with nonlinear probes, and changed the model's moves by editing it. Nanda, Lee & Wattenberg
 # 2023 (arXiv:2309.00941) found that *linear* probes do, if squares are called mine and theirs (of the
-# player to move) rather than black and white: the model sees itself in the third person's place.
+# player to move) rather than black and white.
 
 # %%
 import torch
@@ -42,7 +42,7 @@ STEPS = 1400  # training steps
 BATCH = 96  # games per step
 LR = 6e-3
 SITE = "attention 1"  # where the stream is edited: attention 0, MLP 0, attention 1
-STRENGTH = 1.5  # size of the edit; 1 is the size that the regression suggests
+STRENGTH = 1.0  # size of the edit; 1 is the size that the regression suggests
 
 # %%
 run = start_run(globals())
