@@ -50,8 +50,8 @@ device = run.device
 # %% [markdown]
 # ### The maze, and walks in it
 #
-# Rooms on a grid, joined to a tree at random, and a few more doors so that there are loops: then many walks lead to one
-# place. Every walk starts in the corner room 0. A token is a step; the first token says "start".
+# Rooms on a grid, joined to a tree at random, and a few more doors so that there are loops: then many walks lead
+# to one place. Every walk starts in the corner room 0. A token is a step; the first token says "start".
 
 # %%
 ROOMS, START = SIZE * SIZE, 4
@@ -144,9 +144,9 @@ metrics = {
 # %% [markdown]
 # ### Where am I? Linear probes for the place
 #
-# Two probes on the stream at each depth: which room (one of all), and row and column as numbers. Walks are held out as
-# wholes. Controls: an untrained model, and rooms shuffled over the positions. Note that an untrained model is no straw man
-# here: counting steps north and south is a sum, and random attention sums.
+# Two probes on the stream: which room, at each depth, and the row of the maze as a number, where the first works
+# best. Walks are held out as wholes. Controls: an untrained model, and rooms shuffled over positions. The untrained
+# model is no straw man: counting steps north and south is a sum, and random attention sums.
 
 # %%
 DEPTHS = {"embedding": "blocks.0.hook_resid_pre"}
@@ -193,21 +193,23 @@ metrics["row_r2"], metrics["row_selectivity"] = report_row.held_out, report_row.
 # %% [markdown]
 # ### Move it to another room
 #
-# The mean stream in a room, less the mean in another, is the difference that the place makes. Add it at the last step of a walk: the model
-# should now offer the doors of the other room. Controls of equal length: towards a *third* room, and a
-# random direction. Cases are pairs of rooms with different doors.
+# The mean stream in one room, less the mean in another, is the difference that the place makes. Add it at the last
+# step of a walk: the model should now offer the doors of the other room. Controls of equal length: towards a
+# *third* room, and a random direction. Cases are pairs of rooms with different doors.
 
 # %%
 AT = LENGTH - 1
 SITE = "blocks.0.hook_resid_post"
 mid = ours["fit"]["MLP 0"][:, -8:]  # [walk, step, d_model], the last steps, alike in position
 label = here[:, -8:]
-means = torch.stack([mid[label == room].mean(0) if (label == room).any() else mid.mean((0, 1)) for room in range(ROOMS)])
+overall = mid.mean((0, 1))
+means = torch.stack([mid[label == r].mean(0) if (label == r).any() else overall for r in range(ROOMS)])
 chooser = torch.Generator().manual_seed(SEED + 3)
 now = test_rooms[:, AT]
-parity = (torch.arange(ROOMS) // SIZE + torch.arange(ROOMS) % SIZE) % 2  # after n steps only one colour of room is possible
+parity = (torch.arange(ROOMS) // SIZE + torch.arange(ROOMS) % SIZE) % 2  # even after an even number of steps
 visited = torch.bincount(label.flatten(), minlength=ROOMS) >= 5
-can = visited[None] & (parity[None] == parity[now][:, None]) & (doors[None] != doors[now][:, None]).any(-1)
+reachable = parity[None] == parity[now][:, None]
+can = visited[None] & reachable & (doors[None] != doors[now][:, None]).any(-1)
 target, third = torch.multinomial(can.float() + 1e-9, 2, generator=chooser).T
 change = means[target] - means[now]
 
@@ -254,8 +256,8 @@ metrics |= {
 # ### Is the map coherent?
 #
 # Vafa et al. ask two things of a model that is said to hold a map. *Compression*: two walks to one room must be
-# continued alike. *Distinction*: walks to rooms with different doors must not. Measured by the distance of the two predictions (total
-# variation, 0 to 1) at equal numbers of steps.
+# continued alike. *Distinction*: walks to rooms with different doors must not. Measured by the distance of the two
+# predictions (total variation, 0 to 1) after equally many steps.
 
 # %%
 partner = torch.randperm(len(test), generator=chooser)
@@ -282,6 +284,8 @@ for room in range(ROOMS):
         if doors[room, move]:
             other_row, other_column = divmod(neighbour(room, move), SIZE)
             ax.plot([column, other_column], [row, other_row], color=plots.COLOURS[0], linewidth=2, zorder=0)
+ax.set_xticks(range(SIZE))
+ax.set_yticks(range(SIZE))
 ax.invert_yaxis()
 ax.set_aspect("equal")
 plots.label(ax, "The maze: rooms and doors", "column", "row")

@@ -86,8 +86,8 @@ quality = measure(sae, [held[:, 1:].flatten(0, 1)])
 # ### Choose features, and say what they should do, before steering
 #
 # Candidates fire on 0.5 to 5 % of the tokens and are followed by a word more than by signs; of these we take
-# the ones that say most about the next token. A feature's *wanted* tokens are those that follow its firings more often than they
-# occur otherwise, counted on training text. No model output is used to choose them.
+# the ones that say most about the next token. A feature's *wanted* tokens are those that follow its firings more
+# often than they occur otherwise, counted on training text. No model output is used to choose them.
 
 # %%
 with torch.no_grad():

@@ -87,8 +87,8 @@ x_test, y_test = sides(test)
 # ### A transcoder, an autoencoder, and what they must beat
 #
 # Both have the same number of latents, K of them for each token. Baselines: a linear map from input to output (no
-# latents at all: what the MLP does beyond it is its nonlinearity), a transcoder whose decoder is random and frozen,
-# and one that is not trained.
+# latents at all: what the MLP does beyond it is nonlinear), a transcoder whose decoder is random and frozen, and one
+# that is not trained.
 
 
 # %%
@@ -145,16 +145,18 @@ metrics = {
 # %% [markdown]
 # ### Rules read from weights, without text
 #
-# The input of the MLP is the normed sum of the current token's embedding and what the heads brought. So the
-# dot product of a latent's encoder row with each embedding (plus what heads bring on average, normed) says which
-# current tokens should switch it on. Does this table agree with the latent's mean activation by token, on
-# held-out text? Control: another latent's table. The autoencoder has no such row: its encoder reads the output; to use its
-# decoder row instead would need the MLP's Jacobian, which differs from token to token.
+# The input of the MLP is the normed sum of the current token's embedding and what the heads brought, of which a part
+# is the token itself (by OV matrices, times each head's mean attention to itself). The dot product of a latent's
+# encoder row with that sum says which tokens should switch it on. Does this table agree with the latent's mean
+# activation by token, on held-out text? Control: another latent's table. The autoencoder has no such table: its
+# encoder reads the output, and the way there leads through a nonlinearity.
 
 # %%
 with torch.no_grad():
-    brought = model.run_with_cache(test)[1]["blocks.0.hook_attn_out"][:, 1:].mean((0, 1))  # by heads, on average
-    normed = model.blocks[0].ln2(model.W_E.detach() + brought)  # [token, d_model], in average company
+    itself = model.run_with_cache(test)[1]["pattern", 0].diagonal(0, -2, -1).mean((0, 2))  # [head]
+    values = torch.einsum("td,hde->hte", model.blocks[0].ln1(model.W_E), model.W_V[0]) * itself[:, None, None]
+    company = torch.einsum("hte,hed->td", values, model.W_O[0])  # what heads bring of the token itself
+    normed = model.blocks[0].ln2(model.W_E + company)  # [token, d_model]
     drive = transcoder.before_activation(normed)  # [token, latent]
     latents = transcoder.encode(x_test)
     ids = test[:, 1:].flatten()
