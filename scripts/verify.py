@@ -37,10 +37,7 @@ def main() -> int:
     """Run what is missing, write the report, return 1 if a row was missed."""
     arguments = parse()
     index = load()
-    # a problem whose starter only comes near shares its experiment with one that is listed
-    wanted = arguments.only or [
-        key for key, item in index.problems.items() if item["starter"] and item["starter"]["fit"] == "exact"
-    ]
+    wanted = arguments.only or listed(index)
     store: Path = arguments.store
     store.mkdir(parents=True, exist_ok=True)
     if not arguments.report:
@@ -73,6 +70,23 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="run nothing, write the table")
     parser.add_argument("--thin", action="store_true", help="also name the rows that were only just met")
     return parser.parse_args()
+
+
+def listed(index: Index) -> list[str]:
+    """Problems whose starter is exact, and one for each experiment that only comes near to any."""
+    started = {key: item["starter"] for key, item in index.problems.items() if item["starter"]}
+    wanted = [key for key, starter in started.items() if starter["fit"] == "exact"]
+
+    def experiment(key: str) -> tuple[str, str]:
+        name = started[key]["name"]
+        return name, started[key]["parameters"][index.starters[name]["selector"]]
+
+    covered = {experiment(key) for key in wanted}
+    for key in started:
+        if experiment(key) not in covered:
+            covered.add(experiment(key))
+            wanted.append(key)
+    return wanted
 
 
 def prepared(index: Index, number: str, store: Path) -> Path:

@@ -11,10 +11,10 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # ## Steps in, map inside
 #
 # Somebody walks at random through a maze and calls out the steps: north, east, south, west. The model hears
-# the steps only and must say which steps are possible next. Walls are never mentioned; the only way to do well
-# is to keep track of the place. Mazes have been read from transformers by Ivanitskiy et al. 2023
-# (arXiv:2312.02566), who show the maze to the model. Here it must be inferred, as the streets in Vafa et al. 2024
-# (arXiv:2406.03689), who also say how to test whether such a map is coherent.
+# the steps only and must say which steps are possible next. Walls are never mentioned; the only way to do
+# well is to keep track of the place. Mazes have been read from transformers by Ivanitskiy et al. 2023
+# (arXiv:2312.02566), who show the maze to the model. Here it must be inferred, as the streets in Vafa et al.
+# 2024 (arXiv:2406.03689), who also say how to test whether such a map is coherent.
 
 # %%
 import torch
@@ -50,8 +50,8 @@ device = run.device
 # %% [markdown]
 # ### The maze, and walks in it
 #
-# Rooms on a grid, joined to a tree at random, and a few more doors so that there are loops: then many walks lead
-# to one place. Every walk starts in the corner room 0. A token is a step; the first token says "start".
+# Rooms on a grid, joined to a tree at random, and a few more doors so that there are loops: then many walks
+# lead to one place. Every walk starts in the corner room 0. A token is a step; the first token says "start".
 
 # %%
 ROOMS, START = SIZE * SIZE, 4
@@ -125,14 +125,16 @@ def agreement(logits: torch.Tensor, rooms: torch.Tensor) -> float:
 
 history = train(
     model, loss_at, steps=STEPS, lr=LR, weight_decay=0.01, warmup=30, decay=True, clip=1.0,
-    evaluate=lambda: {"doors_right": agreement(model(test.to(device)), test_rooms)}, every=max(1, STEPS // 10),
+    evaluate=lambda: {"doors_right": agreement(model(test.to(device)), test_rooms)},
+    every=max(1, STEPS // 10),
 )  # fmt: skip
 with torch.no_grad():
     clean = model(test.to(device)).cpu()
     guess_untrained = untrained(test.to(device)).cpu()
 # Baseline: what the last two steps alone say about the doors (a table, counted on other walks)
 pair = lambda tokens: tokens[:, 1:] * 5 + tokens[:, :-1]  # noqa: E731
-counts = torch.zeros(25, 4).index_add_(0, pair(known).flatten(), doors[known_rooms[:, 1:]].flatten(0, 1).float())
+open_there = doors[known_rooms[:, 1:]].flatten(0, 1).float()
+counts = torch.zeros(25, 4).index_add_(0, pair(known).flatten(), open_there)
 seen = torch.bincount(pair(known).flatten(), minlength=25).clamp(min=1)
 from_two = (counts / seen[:, None] > 0.5)[pair(test)]
 metrics = {
@@ -144,9 +146,9 @@ metrics = {
 # %% [markdown]
 # ### Where am I? Linear probes for the place
 #
-# Two probes on the stream: which room, at each depth, and the row of the maze as a number, where the first works
-# best. Walks are held out as wholes. Controls: an untrained model, and rooms shuffled over positions. The untrained
-# model is no straw man: counting steps north and south is a sum, and random attention sums.
+# Two probes on the stream: which room, at each depth, and the row of the maze as a number, where the first
+# works best. Walks are held out as wholes. Controls: an untrained model, and rooms shuffled over positions.
+# The untrained model is no straw man: counting steps north and south is a sum, and random attention sums.
 
 # %%
 DEPTHS = {"embedding": "blocks.0.hook_resid_pre"}
@@ -173,10 +175,12 @@ def read(fit: torch.Tensor, rooms: torch.Tensor, new: torch.Tensor) -> torch.Ten
 ours = {"fit": streams(model, known), "test": streams(model, test)}
 theirs = {"fit": streams(untrained, known), "test": streams(untrained, test)}
 here, there = known_rooms[:, FROM:], test_rooms[:, FROM:]
-mixed = here.flatten()[torch.randperm(here.numel(), generator=torch.Generator().manual_seed(SEED))].view_as(here)
+shuffle = torch.randperm(here.numel(), generator=torch.Generator().manual_seed(SEED))
+mixed = here.flatten()[shuffle].view_as(here)
+cases = {"trained": (ours, here), "untrained": (theirs, here), "shuffled rooms": (ours, mixed)}
 curves = {
     name: [(read(at["fit"][d], labels, at["test"][d]) == there).float().mean().item() for d in DEPTHS]
-    for name, at, labels in (("trained", ours, here), ("untrained", theirs, here), ("shuffled rooms", ours, mixed))
+    for name, (at, labels) in cases.items()
 }
 places = list(DEPTHS)
 best = max(range(1, len(places)), key=lambda i: curves["trained"][i])
@@ -193,9 +197,9 @@ metrics["row_r2"], metrics["row_selectivity"] = report_row.held_out, report_row.
 # %% [markdown]
 # ### Move it to another room
 #
-# The mean stream in one room, less the mean in another, is the difference that the place makes. Add it at the last
-# step of a walk: the model should now offer the doors of the other room. Controls of equal length: towards a
-# *third* room, and a random direction. Cases are pairs of rooms with different doors.
+# The mean stream in one room, less the mean in another, is the difference that the place makes. Add it at the
+# last step of a walk: the model should now offer the doors of the other room. Controls of equal length:
+# towards a *third* room, and a random direction. Cases are pairs of rooms with different doors.
 
 # %%
 AT = LENGTH - 1
@@ -255,9 +259,9 @@ metrics |= {
 # %% [markdown]
 # ### Is the map coherent?
 #
-# Vafa et al. ask two things of a model that is said to hold a map. *Compression*: two walks to one room must be
-# continued alike. *Distinction*: walks to rooms with different doors must not. Measured by the distance of the two
-# predictions (total variation, 0 to 1) after equally many steps.
+# Vafa et al. ask two things of a model that is said to hold a map. *Compression*: two walks to one room must
+# be continued alike. *Distinction*: walks to rooms with different doors must not. Measured by the distance of
+# the two predictions (total variation, 0 to 1) after equally many steps.
 
 # %%
 partner = torch.randperm(len(test), generator=chooser)
@@ -268,7 +272,8 @@ different = (doors[now] != doors[now[partner]]).any(-1)
 ideal = F.normalize(doors.float(), p=1, dim=-1)
 metrics["compression_distance"] = distance[same].mean().item() if same.any() else 0.0
 metrics["distinction_distance"] = distance[different].mean().item()
-metrics["distinction_ideal"] = (0.5 * (ideal[now] - ideal[now[partner]]).abs().sum(-1))[different].mean().item()
+true_distance = 0.5 * (ideal[now] - ideal[now[partner]]).abs().sum(-1)
+metrics["distinction_ideal"] = true_distance[different].mean().item()
 
 # %% [markdown]
 # ### Look
@@ -314,7 +319,7 @@ for index, (name, values) in enumerate(doses.items()):
     style = {"color": plots.COLOURS[index], "linestyle": plots.STYLES[index], "label": name}
     axes[4].plot(strengths, values, marker="o", **style)
 axes[4].legend(fontsize=8, frameon=False)
-plots.label(axes[4], "Move it: doors of the room it is moved to", "strength of the edit", "share of doors right")
+plots.label(axes[4], "Move it: doors of the new room", "strength of the edit", "share of doors right")
 bins = {"same room": distance[same], "different doors": distance[different]}
 axes[5].hist(
     [values.numpy() for values in bins.values()], bins=20, range=(0, 1), density=True,

@@ -11,10 +11,10 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # ## Moves in, board inside
 #
 # A small transformer sees the first moves of random games of 6 x 6 Othello, as bare names of squares, and
-# must say which moves are legal next. Nobody shows it a board. Li et al. 2022 (arXiv:2210.13382) found a board
-# in such a model with nonlinear probes, and changed the model's moves by editing it. Nanda, Lee & Wattenberg
-# 2023 (arXiv:2309.00941) found that *linear* probes do, if squares are called mine and theirs (of the
-# player to move) rather than black and white.
+# must say which moves are legal next. Nobody shows it a board. Li et al. 2022 (arXiv:2210.13382) found a
+# board in such a model with nonlinear probes, and changed the model's moves by editing it. Nanda, Lee &
+# Wattenberg 2023 (arXiv:2309.00941) found that *linear* probes do, if squares are called mine and theirs (of
+# the player to move) rather than black and white.
 
 # %%
 import torch
@@ -254,7 +254,7 @@ changes = {
 
 @torch.no_grad()
 def logits_with(change: torch.Tensor) -> torch.Tensor:
-    """Logits [case, token] at the edited position, with ``change`` [case, d_model] added to the stream there."""
+    """Logits [case, token] at the edited position, with ``change`` [case, d_model] added there."""
 
     def add(value: torch.Tensor, hook: HookPoint) -> torch.Tensor:
         value = value.clone()
@@ -273,11 +273,13 @@ own = errors(clean[game, AT], legal_now)  # what it gets wrong anyway
 before = errors(clean[game, AT], legal_flipped)
 strengths = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
 doses = {
-    name: [errors(logits_with(s * change), legal_flipped) for s in strengths] for name, change in changes.items()
+    name: [errors(logits_with(s * change), legal_flipped) for s in strengths]
+    for name, change in changes.items()
 }
 edited = {name: logits_with(STRENGTH * change) for name, change in changes.items()}
 mended = {
-    name: (before - errors(logits, legal_flipped)) / max(before - own, 1e-6) for name, logits in edited.items()
+    name: (before - errors(logits, legal_flipped)) / max(before - own, 1e-6)
+    for name, logits in edited.items()
 }
 opened, closed = legal_flipped & ~legal_now, legal_now & ~legal_flipped
 chance = {name: logits.softmax(-1) for name, logits in {"no edit": clean[game, AT], **edited}.items()}
@@ -339,7 +341,7 @@ for index, what in enumerate(("become legal", "cease to be legal")):
 axes[4].set_xticks(range(len(moved)), [name.replace(" ", "\n") for name in moved])
 axes[4].legend(fontsize=8, frameon=False, ncol=2, loc="upper center")
 axes[4].margins(y=0.15)
-plots.label(axes[4], f"Moves that the turn makes legal or not (strength {STRENGTH:g})", "", "mean probability")
+plots.label(axes[4], f"Moves that the turn makes legal or not, strength {STRENGTH:g}", "", "probability")
 example = int((turned.sum(1) >= 4).int().argmax())
 shown = torch.cat([truth["test"][example].reshape(6, 6), reads["trained"][example].reshape(6, 6)], dim=1)
 plots.heatmap(

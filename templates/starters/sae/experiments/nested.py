@@ -10,11 +10,11 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## A child that never comes without its parent
 #
-# "Starts with E" and "is the word elephant": whoever sees the second always sees the first. A sparse autoencoder
-# pays for every active latent, so it is cheaper to let the elephant's latent take the E along and keep the E's
-# latent silent there. That is *absorption* (Chanin et al. 2024, arXiv:2409.14507): the latent for E has a hole at
-# every elephant. Here the features are planted, so the holes can be counted, over shares of nesting, penalties and
-# sizes of the dictionary.
+# "Starts with E" and "is the word elephant": whoever sees the second always sees the first. A sparse
+# autoencoder pays for every active latent, so it is cheaper to let the elephant's latent take the E along and
+# keep the E's latent silent there. That is *absorption* (Chanin et al. 2024, arXiv:2409.14507): the latent
+# for E has a hole at every elephant. Here the features are planted, so the holes can be counted, over shares
+# of nesting, penalties and sizes of the dictionary.
 
 # %%
 import torch
@@ -43,8 +43,9 @@ device = run.device
 # %% [markdown]
 # ### Data with a known share of nesting
 #
-# Half of the features are possible parents, the others possible children. In the first share `gamma` of the pairs
-# the child is active only where its parent is; the rest are independent. Magnitudes are uniform on [1, 2].
+# Half of the features are possible parents, the others possible children. In the first share `gamma` of the
+# pairs the child is active only where its parent is; the rest are independent. Magnitudes are uniform on [1,
+# 2].
 
 # %%
 PAIRS = FEATURES // 2
@@ -66,9 +67,9 @@ def codes(gamma: float, examples: int, draw: torch.Generator) -> torch.Tensor:
 # %% [markdown]
 # ### All settings at once
 #
-# Code relu(W x + b), decoder rows of unit norm, loss half the squared error plus the penalty times the sum of the
-# code. A dictionary for each setting is trained in one tensor [setting, latent, d]: they share nothing, so the sum
-# of their losses has the gradients of each.
+# Code relu(W x + b), decoder rows of unit norm, loss half the squared error plus the penalty times the sum of
+# the code. A dictionary for each setting is trained in one tensor [setting, latent, d]: they share nothing,
+# so the sum of their losses has the gradients of each.
 
 # %%
 SETTINGS = [(gamma, penalty, start) for gamma in GAMMAS for penalty in PENALTIES for start in range(STARTS)]
@@ -112,7 +113,7 @@ def trained(size: int) -> Dictionaries:
         error = 0.5 * (x - rebuilt).square().sum(-1).mean(-1)
         return (error + penalties * code.sum(-1).mean(-1)).sum()
 
-    train(dictionaries, loss_at, steps=STEPS, lr=LR, decay=True, label=f"{len(SETTINGS)} dictionaries of {size}")
+    train(dictionaries, loss_at, steps=STEPS, lr=LR, decay=True, label=f"dictionaries of {size}")
     return dictionaries
 
 
@@ -121,15 +122,16 @@ found = {size: trained(size) for size in SIZES}
 # %% [markdown]
 # ### Read out: recovered, merged, split, absorbed
 #
-# With live rows only (active on fresh data). *Recovered*: a row within NEAR of the feature. *Merged*: no row near
-# the child, but one in the plane of parent and child, between the two. *Split*: two rows near one feature. *Hole*:
-# where parent and child are both active, the parent's row is silent, though it fires for the parent alone.
+# With live rows only (active on fresh data). *Recovered*: a row within NEAR of the feature. *Merged*: no row
+# near the child, but one in the plane of parent and child, between the two. *Split*: two rows near one
+# feature. *Hole*: where parent and child are both active, the parent's row is silent, though it fires for the
+# parent alone.
 
 
 # %%
 @torch.no_grad()
 def read_out(rows: torch.Tensor, latents: torch.Tensor, planted: torch.Tensor) -> dict[str, float]:
-    """Shares for one dictionary: rows [latent, d], latents [example, latent], planted codes [example, feature]."""
+    """Shares for one dictionary: rows [latent, d], latents [example, latent], codes [example, feature]."""
     live = (latents > 0).float().mean(0) > 1e-3
     if not live.any():
         return dict.fromkeys(("recovered", "parents", "children", "merged", "split", "hole"), 0.0)
@@ -167,9 +169,8 @@ for size, dictionaries in found.items():
     variance = (fresh - fresh.mean(1, keepdim=True)).square().sum((1, 2))
     explained = 1 - (fresh - rebuilt).square().sum((1, 2)) / variance
     for index, setting in enumerate(SETTINGS):
-        scores[size, *setting] = read_out(dictionaries.rows[index], latents[index], planted[index]) | {
-            "explained": explained[index].item(), "l0": (latents[index] > 0).float().sum(-1).mean().item(),
-        }  # fmt: skip
+        scores[(size, *setting)] = read_out(dictionaries.rows[index], latents[index], planted[index])
+        scores[(size, *setting)]["explained"] = explained[index].item()
 
 
 def mean(key: str, size: int, gamma: float, penalty: float) -> float:
@@ -206,18 +207,18 @@ metrics = {
 # %%
 fig, axes = plots.figure(2, 2, f"{FEATURES} features in {DIMENSIONS} dimensions, children under parents")
 for index, size in enumerate(SIZES):
-    grid = torch.tensor([[mean("recovered", size, gamma, penalty) for penalty in PENALTIES] for gamma in GAMMAS])
+    grid = [[mean("recovered", size, gamma, penalty) for penalty in PENALTIES] for gamma in GAMMAS]
     plots.heatmap(
         axes[index], grid, f"Features recovered, {size} latents", x="penalty", y="share of nested pairs",
         x_ticks=PENALTIES, y_ticks=GAMMAS, limits=(0, 1), numbers=True,
     )  # fmt: skip
-what = {"parents": "parents recovered", "children": "children recovered", "merged": "merged", "split": "split"}
-for index, (key, name) in enumerate(what.items()):
+names = {"parents": "parents recovered", "children": "children recovered"} | {k: k for k in ("merged", "split")}
+for index, (key, name) in enumerate(names.items()):
     style = {"color": plots.COLOURS[index], "linestyle": plots.STYLES[index], "label": name, "marker": "o"}
     axes[2].plot(GAMMAS, [mean(key, WIDE, gamma, MIDDLE) for gamma in GAMMAS], **style)
 axes[2].set_ylim(-0.05, 1.35)
 axes[2].legend(fontsize=8, frameon=False, ncol=2, loc="upper center")
-plots.label(axes[2], f"Penalty {MIDDLE}, {WIDE} latents", "share of nested pairs", "share of features or pairs")
+plots.label(axes[2], f"Penalty {MIDDLE}, {WIDE} latents", "share of nested pairs", "share")
 for index, gamma in enumerate((0.0, 1.0)):
     places = [i + 0.4 * index - 0.2 for i in range(len(PENALTIES))]
     heights = [mean("hole", WIDE, gamma, penalty) for penalty in PENALTIES]
@@ -227,7 +228,7 @@ for index, gamma in enumerate((0.0, 1.0)):
 axes[3].set_xticks(range(len(PENALTIES)), [str(penalty) for penalty in PENALTIES])
 axes[3].legend(fontsize=8, frameon=False)
 axes[3].margins(y=0.2)
-plots.label(axes[3], "Holes: the parent's latent is silent at its child", "penalty", "share of places")
+plots.label(axes[3], "Holes: parent's latent silent at its child", "penalty", "share of places")
 run.save(fig, "nested")
 
 # %%

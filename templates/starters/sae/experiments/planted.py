@@ -110,8 +110,8 @@ found = {(name, arm): trained(world, arm) for name, world in worlds.items() for 
 # ### How many features are in it?
 #
 # A feature counts as recovered if a *live* decoder row has a cosine above 0.9 with it. Controls: the same
-# dictionary before training, random rows, principal components, and rows of the data. No-op: the planted directions
-# themselves, which must score 1.
+# dictionary before training, random rows, principal components, and rows of the data. No-op: the planted
+# directions themselves, which must score 1.
 
 
 # %%
@@ -155,9 +155,10 @@ metrics = {
     "explained_groups": table["groups", "baseline"]["explained"],
     "l0": table["independent", "baseline"]["l0"],
     "l0_trick": table["independent", TRICK]["l0"],
-    "effect_independent": table["independent", TRICK]["recovered"] - table["independent", "baseline"]["recovered"],
-    "effect_nested": table["nested", TRICK]["recovered"] - table["nested", "baseline"]["recovered"],
 }
+for name in ("independent", "nested"):
+    effect = table[name, TRICK]["recovered"] - table[name, "baseline"]["recovered"]
+    metrics[f"effect_{name}"] = effect
 
 # %% [markdown]
 # ### Does the matching latent do the work of its feature?
@@ -228,16 +229,18 @@ for index, arm in enumerate(ARMS):
     axes[2].plot(explained, [table[name, arm]["recovered"] for name in worlds], **style)
     for name, x in zip(worlds, explained, strict=True):
         where = (4, 4 if index else -9)
-        axes[2].annotate(name, (x, table[name, arm]["recovered"]), fontsize=7, xytext=where, textcoords="offset points")
+        y = table[name, arm]["recovered"]
+        axes[2].annotate(name, (x, y), fontsize=7, xytext=where, textcoords="offset points")
 axes[2].margins(0.18)
 axes[2].legend(fontsize=8, frameon=False)
 plots.label(axes[2], "Do the stand-ins agree with the truth?", "explained variance", "share recovered")
 axes[3].hist(
-    [report["independent"]["f1"].cpu(), report["nested"]["f1"].cpu(), untrained["f1"].cpu()], bins=12, range=(0, 1),
-    color=[plots.COLOURS[0], plots.COLOURS[4], "0.6"], label=["independent", "nested", "untrained (independent)"],
+    [report["independent"]["f1"].cpu(), report["nested"]["f1"].cpu(), untrained["f1"].cpu()], bins=12,
+    range=(0, 1), color=[plots.COLOURS[0], plots.COLOURS[4], "0.6"],
+    label=["independent", "nested", "untrained (independent)"],
 )  # fmt: skip
 axes[3].legend(fontsize=8, frameon=False, loc="upper center")
-plots.label(axes[3], "Does the latent fire where its feature is active?", "F1 of the nearest latent", "features")
+plots.label(axes[3], "Does the latent fire with its feature?", "F1 of the nearest latent", "features")
 run.save(fig, "planted")
 
 # %%

@@ -10,12 +10,13 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## What does a push along a feature do?
 #
-# A latent of a sparse autoencoder writes one direction. Add it where the latent is silent, and the model should
-# act as if the feature were there. Three amusing samples prove little: any large push changes any model, and a
-# push that makes one word certain always "works". So state beforehand what is wanted (tokens that follow the
-# feature in text), measure it beside all that was not wanted, at several doses, against random directions
-# of the same length. Templeton et al. 2024 (Scaling Monosemanticity, transformer-circuits.pub) made steering with
-# features popular; Arditi et al. 2024 (arXiv:2406.11717) show how much one direction can carry.
+# A latent of a sparse autoencoder writes one direction. Add it where the latent is silent, and the model
+# should act as if the feature were there. Three amusing samples prove little: any large push changes any
+# model, and a push that makes one word certain always "works". So state beforehand what is wanted (tokens
+# that follow the feature in text), measure it beside all that was not wanted, at several doses, against
+# random directions of the same length. Templeton et al. 2024 (Scaling Monosemanticity,
+# transformer-circuits.pub) made steering with features popular; Arditi et al. 2024 (arXiv:2406.11717) show
+# how much one direction can carry.
 
 # %%
 import torch
@@ -86,8 +87,8 @@ quality = measure(sae, [held[:, 1:].flatten(0, 1)])
 # ### Choose features, and say what they should do, before steering
 #
 # Candidates fire on 0.5 to 5 % of the tokens and are followed by a word more than by signs; of these we take
-# the ones that say most about the next token. A feature's *wanted* tokens are those that follow its firings more
-# often than they occur otherwise, counted on training text. No model output is used to choose them.
+# the ones that say most about the next token. A feature's *wanted* tokens are those that follow its firings
+# more often than they occur otherwise, counted on training text. No model output is used to choose them.
 
 # %%
 with torch.no_grad():
@@ -106,7 +107,8 @@ chosen = promise.masked_fill(~candidates, -1).topk(min(FEATURES, int(candidates.
 size = latents.sum(0) / fires.sum(0).clamp(min=1)  # mean activation where it fires
 word = corpus.tokenizer.token
 for latent in chosen[:6]:
-    print(f"latent {latent}: {rate[latent]:.2%} of tokens, wants {[word(t) for t in wanted_of[latent].tolist()]}")
+    names = [word(t) for t in wanted_of[latent].tolist()]
+    print(f"latent {latent}: {rate[latent]:.2%} of tokens, wants {names}")
 
 # %% [markdown]
 # ### Push, and weigh
@@ -188,8 +190,8 @@ metrics = {
 # ### The other way round: take the feature out where it fires
 #
 # Steering shows what a direction can do, not that the model uses it. So remove the feature's own contribution
-# where it does fire (all else stays, the dictionary's error too), and see whether its wanted tokens lose. Control:
-# as much taken out along a random direction.
+# where it does fire (all else stays, the dictionary's error too), and see whether its wanted tokens lose.
+# Control: as much taken out along a random direction.
 
 
 # %%
@@ -218,7 +220,8 @@ metrics["lost_random"] = sum(lost["random direction"]) / len(chosen)
 # ### By which paths?
 #
 # From between the layers a push reaches the output directly, through the MLP, through what heads copy, or by
-# changing where heads look. Freeze one at a time at its value without the push, and see what is left of the gain.
+# changing where heads look. Freeze one at a time at its value without the push, and see what is left of the
+# gain.
 
 # %%
 _, own = model.run_with_cache(test)
@@ -241,15 +244,15 @@ metrics["share_direct"] = left["direct path only"] / (left["all open"] or 1)
 # ### Look
 
 # %%
-fig, axes = plots.figure(2, 2, f"Steering with {len(chosen)} features between the layers of a small language model")
+fig, axes = plots.figure(2, 2, f"Steering with {len(chosen)} features between the two layers of a model")
 for index, (name, values) in enumerate(curves.items()):
     style = {"color": plots.COLOURS[index], "linestyle": plots.STYLES[index], "label": name, "marker": "o"}
     axes[0].plot(DOSES, [g for g, _ in values], **style)
     axes[1].plot([c for _, c in values], [g for g, _ in values], **style)
 axes[0].legend(fontsize=8, frameon=False)
-plots.label(axes[0], "Dose and response", "dose (mean activations of the feature)", "log-probability gained (nats)")
+plots.label(axes[0], "Dose and response", "dose (mean activations)", "log-probability gained (nats)")
 axes[1].legend(fontsize=8, frameon=False)
-plots.label(axes[1], "Wanted against unwanted", "KL among all other tokens (nats)", "log-probability gained (nats)")
+plots.label(axes[1], "Wanted against unwanted", "KL among other tokens", "log-probability gained (nats)")
 ticks = range(len(chosen))
 for index, (name, values) in enumerate(lost.items()):
     places = [i + 0.4 * index - 0.2 for i in ticks]
@@ -257,7 +260,7 @@ for index, (name, values) in enumerate(lost.items()):
 axes[2].set_xticks(list(ticks), [word(int(wanted_of[n][0])) for n in chosen], rotation=60, parse_math=False)
 axes[2].legend(fontsize=8, frameon=False)
 axes[2].margins(y=0.2)
-plots.label(axes[2], "Take the feature out where it fires", "its first wanted token", "log-probability lost (nats)")
+plots.label(axes[2], "Taken out where it fires", "its first wanted token", "log-probability lost (nats)")
 plots.bars(
     axes[3], {name.replace(" ", "\n", 1): value for name, value in left.items()},
     f"Which paths carry the push (dose {DOSE:g})", y="log-probability gained (nats)", highlight=["all\nopen"],

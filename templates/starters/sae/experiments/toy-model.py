@@ -10,12 +10,13 @@ Results, figures, a page of features (features.html) and the settings land in re
 # %% [markdown]
 # ## What does a dictionary find in a model, and what would it find anywhere?
 #
-# A sparse autoencoder (SAE) writes an activation as a sum of a few directions out of many (Bricken et al. 2023;
-# Cunningham et al. 2023, arXiv:2309.08600). It is judged by what is left of the model when the sum stands in
-# the activation's place, and by whether its latents mean something. Both are treacherous: dictionaries whose
-# decoder is random and frozen can score close to trained ones (Korznikov et al. 2026, arXiv:2602.14111), and those
-# of *randomly initialised* transformers can get labels about as good (Heap et al. 2025, arXiv:2501.17727), because
-# the text itself is structured. So every score here stands beside three controls.
+# A sparse autoencoder (SAE) writes an activation as a sum of a few directions out of many (Bricken et al.
+# 2023; Cunningham et al. 2023, arXiv:2309.08600). It is judged by what is left of the model when the sum
+# stands in the activation's place, and by whether its latents mean something. Both are treacherous:
+# dictionaries whose decoder is random and frozen can score close to trained ones (Korznikov et al. 2026,
+# arXiv:2602.14111), and those of *randomly initialised* transformers can get labels about as good (Heap et
+# al. 2025, arXiv:2501.17727), because the text itself is structured. So every score here stands beside three
+# controls.
 
 # %%
 import torch
@@ -52,8 +53,8 @@ device = run.device
 # %% [markdown]
 # ### A model and its text
 #
-# One layer, trained on Python's own documentation. To study another model, replace `model`, `tokens` and `test`:
-# everything below takes any TransformerBridge.
+# One layer, trained on Python's own documentation. To study another model, replace `model`, `tokens` and
+# `test`: everything below takes any TransformerBridge.
 
 # %%
 corpus = load_corpus(documentation(), VOCABULARY)
@@ -76,7 +77,7 @@ def loss_at(step: int) -> torch.Tensor:
 
 model, reset = build(SEED), build(SEED + 1000).eval()
 train(model, loss_at, steps=STEPS, lr=1e-2, weight_decay=0.1, decay=True)
-tokens = corpus.batch(3000, LENGTH, torch.Generator().manual_seed(SEED + 1)).to(device)  # for the dictionaries
+tokens = corpus.batch(3000, LENGTH, torch.Generator().manual_seed(SEED + 1)).to(device)
 test = corpus.held_out(10**9, LENGTH)[::4][:400].to(device)  # documents that nothing was trained on
 
 # %% [markdown]
@@ -131,8 +132,8 @@ saes["trained"].save(run.folder / "sae.safetensors")
 # ### What is left of the model
 #
 # Splice the reconstruction in and measure the loss on held-out text. The share recovered depends on its zero,
-# so both are given: zero ablation and mean ablation. `principal components` keeps the K of largest size out of all:
-# as many numbers per token as the dictionary.
+# so both are given: zero ablation and mean ablation. `principal components` keeps the K of largest size out
+# of all: as many numbers per token as the dictionary.
 
 
 # %%
@@ -169,8 +170,8 @@ metrics = {
 # %% [markdown]
 # ### Editing latents, and the error that the dictionary leaves
 #
-# With the error put back, splicing is the identity: the no-op. Then a latent can be removed alone. Remove
-# the 20 that matter most (largest mean activation), or 20 random live ones; and put the error back in the *wrong
+# With the error put back, splicing is the identity: the no-op. Then a latent can be removed alone. Remove the
+# 20 that matter most (largest mean activation), or 20 random live ones; and put the error back in the *wrong
 # places*: of equal size, but shuffled between tokens.
 
 
@@ -207,8 +208,9 @@ metrics["damage_error_shuffled"] = loss_with(error="shuffled") - whole.clean
 # ### Do the latents mean something? The same question to all dictionaries
 #
 # The plainest label is a list of tokens: the current tokens on which a latent fires more often than not, on
-# training text. It is scored on held-out text as a detector (F1). Then the share of the latent's variance that a
-# table by current token explains: what is left over needs context. 200 random live latents of each dictionary.
+# training text. It is scored on held-out text as a detector (F1). Then the share of the latent's variance
+# that a table by current token explains: what is left over needs context. 200 random live latents of each
+# dictionary.
 
 
 # %%
@@ -233,8 +235,7 @@ def labels(name: str) -> dict[str, torch.Tensor]:
 
 
 told = {name: labels(name) for name in saes}
-suffixes = {"trained": "", "random decoder": "_random_decoder", "reset model": "_reset", "untrained": "_untrained"}
-for name, key in suffixes.items():
+for name, key in zip(saes, ("", "_random_decoder", "_reset", "_untrained"), strict=True):
     metrics["label_f1" + key] = told[name]["f1"].mean().item() if len(told[name]["f1"]) else 0.0
     metrics["token_r2" + key] = told[name]["r2"].mean().item() if len(told[name]["r2"]) else 0.0
 

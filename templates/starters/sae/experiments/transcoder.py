@@ -11,10 +11,10 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # ## From what goes in to what comes out
 #
 # A sparse autoencoder on an MLP's output says which features are there, not how they were computed: its
-# encoder reads the output itself. A *transcoder* (Dunefsky, Chlenski & Nanda 2024, arXiv:2406.11944) reads the
-# MLP's *input* and predicts its output. So each of its latents is a rule, "if the input looks like this, write
-# that", and weights connect it to what came before: one can say from weights alone, on any text, which tokens
-# switch it on. The price is that it must do the MLP's work, nonlinearity and all, with few latents.
+# encoder reads the output itself. A *transcoder* (Dunefsky, Chlenski & Nanda 2024, arXiv:2406.11944) reads
+# the MLP's *input* and predicts its output. So each of its latents is a rule, "if the input looks like this,
+# write that", and weights connect it to what came before: one can say from weights alone, on any text, which
+# tokens switch it on. The price is that it must do the MLP's work, nonlinearity and all, with few latents.
 
 # %%
 import torch
@@ -49,7 +49,8 @@ device = run.device
 # %% [markdown]
 # ### A model of one layer
 #
-# To study another one, replace `model`, `tokens` and `test`: the hooks have these names in any TransformerBridge.
+# To study another one, replace `model`, `tokens` and `test`: the hooks have these names in any
+# TransformerBridge.
 
 # %%
 corpus = load_corpus(documentation(), VOCABULARY)
@@ -86,9 +87,9 @@ x_test, y_test = sides(test)
 # %% [markdown]
 # ### A transcoder, an autoencoder, and what they must beat
 #
-# Both have the same number of latents, K of them for each token. Baselines: a linear map from input to output (no
-# latents at all: what the MLP does beyond it is nonlinear), a transcoder whose decoder is random and frozen, and one
-# that is not trained.
+# Both have the same number of latents, K of them for each token. Baselines: a linear map from input to output
+# (no latents at all: what the MLP does beyond it is nonlinear), a transcoder whose decoder is random and
+# frozen, and one that is not trained.
 
 
 # %%
@@ -145,18 +146,18 @@ metrics = {
 # %% [markdown]
 # ### Rules read from weights, without text
 #
-# The input of the MLP is the normed sum of the current token's embedding and what the heads brought, of which a part
-# is the token itself (by OV matrices, times each head's mean attention to itself). The dot product of a latent's
-# encoder row with that sum says which tokens should switch it on. Does this table agree with the latent's mean
-# activation by token, on held-out text? Control: another latent's table. The autoencoder has no such table: its
-# encoder reads the output, and the way there leads through a nonlinearity.
+# The input of the MLP is the normed sum of the current token's embedding and what the heads brought, of which
+# a part is the token itself (by OV matrices, times each head's mean attention to itself). The dot product of
+# a latent's encoder row with that sum says which tokens should switch it on. Does this table agree with the
+# latent's mean activation by token, on held-out text? Control: another latent's table. The autoencoder has no
+# such table: its encoder reads the output, and the way there leads through a nonlinearity.
 
 # %%
 with torch.no_grad():
     itself = model.run_with_cache(test)[1]["pattern", 0].diagonal(0, -2, -1).mean((0, 2))  # [head]
-    values = torch.einsum("td,hde->hte", model.blocks[0].ln1(model.W_E), model.W_V[0]) * itself[:, None, None]
-    company = torch.einsum("hte,hed->td", values, model.W_O[0])  # what heads bring of the token itself
-    normed = model.blocks[0].ln2(model.W_E + company)  # [token, d_model]
+    values = torch.einsum("td,hde->hte", model.blocks[0].ln1(model.W_E.detach()), model.W_V[0])
+    company = torch.einsum("h,hte,hed->td", itself, values, model.W_O[0])  # the heads' part of the token
+    normed = model.blocks[0].ln2(model.W_E.detach() + company)  # [token, d_model]
     drive = transcoder.before_activation(normed)  # [token, latent]
     latents = transcoder.encode(x_test)
     ids = test[:, 1:].flatten()
@@ -183,9 +184,10 @@ metrics["weights_agree_other"] = agree_other.mean().item()
 # %% [markdown]
 # ### Is it the same mechanism? Edit the input
 #
-# A stand-in that only agrees on ordinary text may agree for the wrong reasons. So change the input: move the MLP's
-# input at one position towards that of another token (half-way), where neither model was trained. Do the
-# true MLP and the transcoder change their output alike? Cosine of the two changes; control: the linear map.
+# A stand-in that only agrees on ordinary text may agree for the wrong reasons. So change the input: move the
+# MLP's input at one position towards that of another token (half-way), where neither model was trained. Do
+# the true MLP and the transcoder change their output alike? Cosine of the two changes; control: the linear
+# map.
 
 # %%
 draw = torch.randperm(len(x_test), generator=torch.Generator().manual_seed(SEED)).to(device)
@@ -202,8 +204,8 @@ metrics["edit_cosine_shuffled"] = F.cosine_similarity(true, ours[draw], dim=1).m
 # %% [markdown]
 # ### Which rules matter?
 #
-# Take latents out of the MLP's output (what the transcoder misses stays): the 20 largest by mean activation, or
-# 20 random live ones. The no-op takes none.
+# Take latents out of the MLP's output (what the transcoder misses stays): the 20 largest by mean activation,
+# or 20 random live ones. The no-op takes none.
 
 
 # %%
@@ -252,7 +254,7 @@ axes[1].hist(
     label=["its own weights", "another latent's"],
 )  # fmt: skip
 axes[1].legend(fontsize=8, frameon=False)
-plots.label(axes[1], "Which tokens fire a latent, from weights", "correlation with the mean activation", "latents")
+plots.label(axes[1], "Which tokens fire a latent, from weights", "correlation with its firing", "latents")
 plots.bars(
     axes[2], {
         "transcoder": metrics["edit_cosine"], "linear\nmap": metrics["edit_cosine_linear"],
@@ -264,8 +266,8 @@ axes[3].scatter(drive[common][:, star].cpu(), by_token[common][:, star].cpu(), s
 names = common.nonzero()[:, 0]
 for t in by_token[common][:, star].topk(min(5, len(names))).indices.tolist():
     where = (drive[names[t], star].item(), by_token[names[t], star].item())
-    style = {"fontsize": 8, "xytext": (-4, 3), "textcoords": "offset points", "ha": "right", "parse_math": False}
-    axes[3].annotate(word(int(names[t])), where, **style)
+    style = {"fontsize": 8, "xytext": (-4, 3), "textcoords": "offset points", "ha": "right"}
+    axes[3].annotate(word(int(names[t])), where, parse_math=False, **style)
 plots.label(axes[3], f"Latent {star}: each point a token", "drive, from weights", "mean activation on text")
 run.save(fig, "transcoder")
 
