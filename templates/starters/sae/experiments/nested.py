@@ -212,7 +212,8 @@ for index, size in enumerate(SIZES):
         axes[index], grid, f"Features recovered, {size} latents", x="penalty", y="share of nested pairs",
         x_ticks=PENALTIES, y_ticks=GAMMAS, limits=(0, 1), numbers=True,
     )  # fmt: skip
-names = {"parents": "parents recovered", "children": "children recovered"} | {k: k for k in ("merged", "split")}
+names = {"parents": "parents recovered", "children": "children recovered"}
+names |= {"merged": "merged", "split": "split"}
 for index, (key, name) in enumerate(names.items()):
     style = {"color": plots.COLOURS[index], "linestyle": plots.STYLES[index], "label": name, "marker": "o"}
     axes[2].plot(GAMMAS, [mean(key, WIDE, gamma, MIDDLE) for gamma in GAMMAS], **style)
