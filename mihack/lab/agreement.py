@@ -46,7 +46,7 @@ class Agreement:
         lines = [
             f"Estimate against exact effect, {self.cells} cells",
             f"  correlation       Pearson {self.pearson:.2f}, Spearman {self.spearman:.2f}",
-            f"  the {self.count} strongest: {self.overlap:.0%} in both, {self.sign:.0%} of one sign",
+            f"  {f'the {self.count} strongest':<18}{self.overlap:.0%} in both, {self.sign:.0%} of one sign",
             f"  {'furthest apart':<40}{'exact':>12}{'estimate':>12}",
         ]
         lines += [f"  {_short(cell):<40}{exact:>12.3g}{guess:>12.3g}" for cell, exact, guess in self.worst]
@@ -96,8 +96,12 @@ def _paired(exact: Effects, approximate: Effects) -> tuple[Sequence[str], Float[
 
 
 def _ranks(values: Float[Tensor, "cell"]) -> Float[Tensor, "cell"]:
-    """Ranks from the lowest value up; equal values share their mean rank."""
-    _, place, times = torch.unique(values, return_inverse=True, return_counts=True)
+    """Ranks from the lowest value up; equal values share their mean rank.
+
+    Exact maps have rounding noise where nothing happens: 1e-5 of the largest effect counts as equal.
+    """
+    grain = 1e-5 * values.abs().max().clamp(min=1e-30)
+    _, place, times = torch.unique((values / grain).round(), return_inverse=True, return_counts=True)
     last = times.cumsum(0).double()
     ranks: Tensor = (last - (times - 1) / 2)[place]
     return ranks
