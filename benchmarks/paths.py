@@ -47,11 +47,8 @@ def slow_metric(logits: Any) -> Any:
 def by_hooks(model: Any, corrupted: Any, caches: list[Any], receiver: Node, senders: Any) -> Any:
     """A whole run for each sender, which adds its change to what the receiver reads."""
     last = model.cfg.n_layers - 1
-    name = (
-        f"blocks.{last}.hook_resid_post"
-        if receiver.kind == "logits"
-        else f"blocks.{receiver.layer}.ln2.hook_in"
-    )
+    at_end = receiver.kind == "logits"
+    name = f"blocks.{last}.hook_resid_post" if at_end else f"blocks.{receiver.layer}.ln2.hook_in"
     found = []
     for layer, head in senders:
         z = [cache[f"blocks.{layer}.attn.hook_z"][:, :, head] for cache in caches]
@@ -108,10 +105,8 @@ def main() -> int:
         peer = "TransformerLens" if is_head else "hooked runs"
         ratios = [statistics.median(slow) / statistics.median(times) for times in (fast, whole)]
         effect = (found - patcher.baseline()).abs().max().item()
-        print(
-            f"| {receiver} | {cells} | {peer} | {ratios[0]:.1f}x | {ratios[1]:.1f}x | {effect:.0e} | {off:.0e} |",
-            flush=True,
-        )
+        row = [f"{receiver}", f"{cells}", peer, *(f"{ratio:.0f}x" for ratio in ratios)]
+        print("| " + " | ".join([*row, f"{effect:.0e}", f"{off:.0e}"]) + " |", flush=True)
     return 0
 
 

@@ -35,6 +35,15 @@ def loud(made: Any) -> Any:
     return made
 
 
+def neox(folder: Path) -> Any:
+    """MLPs that stand beside attention and do not see what its heads write."""
+    config = transformers.GPTNeoXConfig(
+        num_hidden_layers=3, num_attention_heads=2, hidden_size=16, intermediate_size=32,
+        vocab_size=VOCABULARY, max_position_embeddings=16, attn_implementation="eager",
+    )  # fmt: skip
+    return bridged(transformers.GPTNeoXForCausalLM(config), folder)
+
+
 def native(**changes: Any) -> Any:
     return loud(small_native(**changes))
 
@@ -45,6 +54,7 @@ MAKERS = {
     "native grouped": lambda _: native(n_heads=4, d_head=4, n_key_value_heads=2),
     "gpt2": lambda folder: loud(gpt2(folder)),
     "llama": lambda folder: loud(llama(folder)),
+    "parallel": lambda folder: loud(neox(folder)),
 }
 
 
@@ -129,9 +139,10 @@ def literal(
     return slow_metric(model.run_with_hooks(prompts[1], fwd_hooks=hooks)).item()
 
 
-def before(receiver: Node, heads: int) -> list[tuple[int, int]]:
-    layers = receiver.layer + (receiver.kind == "mlp")
-    return [(layer, head) for layer in range(layers) for head in range(heads)]
+def before(receiver: Node, model: Any) -> list[tuple[int, int]]:
+    beside = bool(getattr(model.cfg, "parallel_attn_mlp", False))
+    layers = receiver.layer + (receiver.kind == "mlp" and not beside)
+    return [(layer, head) for layer in range(layers) for head in range(model.cfg.n_heads)]
 
 
 class TestEqualToTheLiteralAlgorithm:
@@ -152,7 +163,7 @@ class TestEqualToTheLiteralAlgorithm:
         patcher = PathPatcher(model, *prompts, METRIC, through_mlps=mlps)
         found = patcher.into(receiver)
         wanted = torch.full_like(found, patcher.baseline())
-        for layer, head in before(receiver, model.cfg.n_heads):
+        for layer, head in before(receiver, model):
             wanted[layer, head] = literal(model, prompts, (layer, head), [receiver], mlps)
         assert (wanted - patcher.baseline()).abs().max() > 1e-3  # there is something to get wrong
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
@@ -162,7 +173,7 @@ class TestEqualToTheLiteralAlgorithm:
         made, receivers = native(), [Node(1, "q", 0), Node(2, "q", 1), Node(2, "q", 0)]
         patcher = PathPatcher(made, *prompts, METRIC)
         found = patcher.into(*receivers)
-        for layer, head in before(receivers[1], 2):
+        for layer, head in before(receivers[1], made):
             wanted = literal(made, prompts, (layer, head), receivers)
             assert found[layer, head].item() == pytest.approx(wanted, abs=1e-4)
         assert (found[2] == patcher.baseline()).all()

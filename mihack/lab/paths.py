@@ -11,7 +11,7 @@ what follows from the receiver's changed input is computed anew.  Receivers are 
     paths.into(Node(8, "mlp"))                       # an MLP; Node(8, "attn"): a whole attention layer
     paths.into(Node(12, "logits"))                   # the final norm and unembedding
 
-Directions are those of ``patching``: exchange the two token arguments for the papers' (noising).
+Directions are those of ``patching``: exchange the two token arguments for Wang et al.'s (noising).
 TransformerLens's ``get_act_patch_direct_path`` does one sender at a time, into q, k and v only, a whole
 run per cell; it needs split inputs, which native models do not have, and refuses k and v where heads
 share them.  Here senders share batches that start at the receiver's layer and at the first position
