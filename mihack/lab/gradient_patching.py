@@ -1,7 +1,7 @@
 """Attribution patching: an estimate of every map of ``patching`` from two forward passes and one backward.
 
 A patch changes an activation from its corrupted to its clean value; its effect is estimated as that
-change times the metric's gradient in the corrupted run (Nanda 2023; see Syed, Rager & Conmy 2023,
+change times the metric's gradient in the corrupted run (see Syed, Rager & Conmy 2023,
 arXiv:2310.10348).  It is good for small changes and misses what is not linear in between, above all
 saturated attention and norms (Kramar et al. 2024, arXiv:2403.00745): see how far it holds.
 
