@@ -52,6 +52,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/bake.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/patching.py
+	$(BIN)/python benchmarks/paths.py
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/many.py
 	$(BIN)/python benchmarks/views.py
