@@ -183,3 +183,16 @@ def points(
     for name, left, up in zip(names, xs, ys, strict=True):
         ax.annotate(str(name), (left, up), fontsize=7, xytext=(2, 2), textcoords="offset points")
     label(ax, title, x_name, y_name)
+
+
+def vectors(ax: Axes, columns: Any, title: str, *, limit: float | None = None) -> None:
+    """Columns of [2, n] as named arrows from the origin, on a square frame."""
+    ends = as_array(columns).T
+    reach = limit or 1.25 * max(1.0, float(np.abs(ends).max()))
+    for index, (left, up) in enumerate(ends):
+        ax.plot([0, left], [0, up], color=COLOURS[0], linewidth=1.6)
+        ax.scatter([left], [up], s=16, color=COLOURS[0], zorder=3)
+        if len(ends) <= 12:
+            ax.annotate(str(index), (left, up), fontsize=8, xytext=(3, 3), textcoords="offset points")
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    label(ax, title, "hidden unit 0", "hidden unit 1")
