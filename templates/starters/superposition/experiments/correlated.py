@@ -152,7 +152,7 @@ metrics = {
 # %%
 fig, axes = plots.figure(2, 3, f"{PAIRS} pairs of features in {HIDDEN} dimensions")
 for ax, c in ((axes[0], APART), (axes[1], FREE), (axes[2], TOGETHER)):
-    plots.vectors(ax, W[c, best[c]][:2], f"Correlation {LEVELS[c]:g}: pairs are 0-1, 2-3, ...")
+    plots.arrows(ax, W[c, best[c]][:2].mT, f"Correlation {LEVELS[c]:g}: pairs are 0-1, 2-3, ...")
 for n, (name, values) in enumerate((("inside a pair", inside), ("between pairs", outside))):
     axes[3].errorbar(LEVELS, values.mean(1).cpu(), yerr=values.std(1).cpu(), capsize=2, marker="os"[n],
                      color=plots.COLOURS[n], linestyle=plots.STYLES[n], label=name)  # fmt: skip

@@ -184,7 +184,7 @@ compared = {"trained": metrics["sparse_loss"], "linear": metrics["linear_loss"],
 plots.bars(axes[3], compared, f"Loss at {SPARSE:g}", y="share of dropping all", highlight=["trained"])
 axes[3].set_yscale("log")
 for ax, setting in zip(axes[4:7], (0, MIDDLE_AT, SPARSE_AT), strict=True):
-    plots.vectors(ax, of_best(weights, setting)[:2], f"Columns of W, probability {CHANCES[setting]:g}")
+    plots.arrows(ax, of_best(weights, setting)[:2].mT, f"Columns of W, probability {CHANCES[setting]:g}")
 spread = share[trained].flatten(1).cpu()
 for n, row in enumerate(spread):
     axes[7].scatter([n] * len(row), row, s=8, alpha=0.4, color=plots.COLOURS[0])

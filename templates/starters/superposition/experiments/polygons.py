@@ -175,7 +175,7 @@ plots.bars(axes[2], {f: price[f] for f in figures} | {"ideal": min(candidates)},
            y="share of dropping all", highlight=["ideal"])  # fmt: skip
 for ax, figure in zip(axes[3:5], figures[:2], strict=False):
     model = next(m for arm in ("Adam", "descent") for m, f in zip(runs[arm], names[arm], strict=True) if f == figure)
-    plots.vectors(ax, model.W, f"A {figure}")
+    plots.arrows(ax, model.W.mT, f"A {figure}")
 spread = torch.tensor(history["loss"]) / dropped
 for n, size in enumerate(SIZES):
     part = spread[:, n * COPIES : (n + 1) * COPIES].median(1).values

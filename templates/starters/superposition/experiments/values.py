@@ -263,7 +263,7 @@ for name, s in zip(names, free_rows, strict=True):
                          textcoords="offset points")  # fmt: skip
 plots.label(axes[4], "Does variation alone predict it?", "standard deviation / mean", "intercept, in mean values")
 if circle:
-    plots.vectors(axes[5], rings[int(last.argmin())].W, f"{ROUND[-1]} bits on a circle")
+    plots.arrows(axes[5], rings[int(last.argmin())].W.mT, f"{ROUND[-1]} bits on a circle")
 else:
     values = {name: rows[s]["stored"] for name, s in zip(names, free_rows, strict=True)}
     plots.bars(axes[5], values | {"no filter": filterless["stored"]}, "Features stored", y="features",
