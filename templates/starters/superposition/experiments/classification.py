@@ -195,7 +195,8 @@ shown = {"leads by 0.3": score["cross-entropy", 8], "does not": ties["cross-entr
          "2 of 16 left": removed, "shuffled labels": metrics["shuffled"]}  # fmt: skip
 plots.bars(axes[3], shown, "Cross-entropy: where it fails", y="accuracy", marks={"chance": 1 / FEATURES})
 for ax, arm in ((axes[4], "cross-entropy"), (axes[5], "squared error")):
-    plots.arrows(ax, W[settings.index((arm, 2)) * COPIES][:2].mT, f"Columns of W in two dimensions, {arm}")
+    plots.arrows(ax, W[settings.index((arm, 2)) * COPIES][:2].mT, f"Columns of W in two dimensions, {arm}",
+                 names=[""] * FEATURES)  # fmt: skip
 run.save(fig, "capacity")
 
 # %%

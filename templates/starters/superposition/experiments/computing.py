@@ -35,7 +35,7 @@ IMPORTANCE = 0.95  # weight of feature i in the loss is this to the power i
 COPIES = 4  # seeds for each setting
 BATCH = 512  # inputs in a step
 STEPS = 2500  # training steps
-LR = 3e-2  # AdamW, cosine down to zero
+LR = 5e-3  # AdamW, cosine down to zero
 
 # %%
 run = start_run(globals())
@@ -78,7 +78,8 @@ class Toy(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.W1 = nn.Parameter(torch.randn(NEURONS, FEATURES, generator=generator) / FEATURES**0.5)
-        self.W2 = nn.Parameter(torch.randn(FEATURES, NEURONS, generator=generator) / NEURONS**0.5)
+        # every feature starts from the neurons that read it: an output whose ReLU is shut learns nothing
+        self.W2 = nn.Parameter(self.W1.detach().abs().T.clone())
         self.a = nn.Parameter(torch.zeros(NEURONS)) if HIDDEN_BIAS else None
         self.b = nn.Parameter(torch.zeros(FEATURES))
 
@@ -151,11 +152,15 @@ shuffled = [torch.randperm(FEATURES, generator=torch.Generator().manual_seed(n))
 TOGETHER, APART, ALONE = len(CHANCES), len(CHANCES) + 1, CHANCES.index(PAIRED)
 with torch.no_grad():
     relative = Many(models).each(loss, test).view(len(settings), COPIES).mean(1)
-    # without mixing: each neuron keeps its largest weight alone
-    pruned = [Toy(0).to(device) for _ in models]
-    for new, old in zip(pruned, models, strict=True):
+    # without mixing: each neuron keeps its largest weight alone; control: as many weights go, at random
+    draw = torch.Generator().manual_seed(SEED)
+    pruned, thinned = ([Toy(0).to(device) for _ in models] for _ in range(2))
+    for new, other, old in zip(pruned, thinned, models, strict=True):
         new.load_state_dict(old.state_dict())
+        other.load_state_dict(old.state_dict())
         new.W1.copy_(old.W1 * (old.W1.abs() >= old.W1.abs().amax(-1, keepdim=True)))
+        chance = torch.rand(NEURONS, FEATURES, generator=draw).to(device)
+        other.W1.copy_(old.W1 * (chance >= chance.amax(-1, keepdim=True)))
     order = torch.randperm(NEURONS, generator=torch.Generator().manual_seed(SEED)).to(device)
     permuted = [Toy(0).to(device) for _ in models]
     for new, old in zip(permuted, models, strict=True):
@@ -165,6 +170,7 @@ with torch.no_grad():
         if new.a is not None:
             new.a.copy_(old.a[order])
     without = Many(pruned).each(loss, test).view(len(settings), COPIES).mean(1)
+    at_random = Many(thinned).each(loss, test).view(len(settings), COPIES).mean(1)
     noop = Many(permuted).each(loss, test).view(len(settings), COPIES).mean(1)
 # the asymmetric motif: large input and small output weight for one feature, the reverse for the other
 out_weights = W2.mT.gather(-1, top).abs()
@@ -182,6 +188,7 @@ metrics = {
     "sparse_loss": relative[rarest].item(),
     "untrained_loss": untrained,
     "dense_cut": (without - relative)[0].item(),
+    "dense_cut_random": (at_random - relative)[0].item(),
     "sparse_cut": (without - relative)[rarest].item(),
     "noop_change": (noop - relative).abs().max().item(),
     "within_independent": within_pairs(ALONE),

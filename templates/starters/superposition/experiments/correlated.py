@@ -31,7 +31,7 @@ SEED = 0  # weights and data
 PAIRS = 2
 HIDDEN = 2  # dimensions that all features must pass through
 PROBABILITY = 0.2  # of a feature being on; at most 1/2
-COPIES = 8  # seeds for each correlation
+COPIES = 24  # seeds for each correlation
 BATCH = 512  # inputs in a step
 STEPS = 1500  # training steps
 LR = 1e-2  # AdamW, cosine down to zero
@@ -130,10 +130,10 @@ inside, outside = mean_cosine(W, within), mean_cosine(W, between)
 APART, FREE, TOGETHER = 0, LEVELS.index(0.0), len(LEVELS) - 1
 best = relative.argmin(1)
 overlap_inside = superposition.cosines(W)[..., within].abs().mean(-1)
-overlap_outside = superposition.cosines(W)[..., between].abs().mean(-1)
 turn = superposition.rotations(1, HIDDEN, torch.Generator().manual_seed(SEED))[0].to(device)
 metrics = {
     "within_apart": inside[APART].mean().item(),
+    "best_apart": inside[APART, best[APART]].item(),
     "within_together": overlap_inside[TOGETHER].mean().item(),
     "opposite_together": superposition.cosines(W)[TOGETHER].min(-1).values.mean().item(),
     "within_free": inside[FREE].mean().item(),

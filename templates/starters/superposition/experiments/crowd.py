@@ -170,6 +170,14 @@ with torch.no_grad():
         decoders["sparse coding"].append(share(sparse_code(few @ code.T, code, penalty * scale), few))
         decoders["random code"].append(share(blind(x @ random_W.T), x))
 at = CROWDS.index(DECODER_K)
+turn = superposition.rotations(1, HIDDEN, torch.Generator().manual_seed(SEED))[0].to(device)
+with torch.no_grad():  # the whole code turned, and every feature's direction turned by itself
+    turned, scattered = Toy(0).to(device), Toy(0).to(device)
+    turned.load_state_dict(coder.state_dict())
+    scattered.load_state_dict(coder.state_dict())
+    turned.W.copy_(turn @ code)
+    scattered.W.copy_(superposition.unit(random_W) * code.norm(dim=0))
+    apart, noop = share(scattered(tests[at]), tests[at]), share(turned(tests[at]), tests[at])
 metrics = {
     "one_alone": errors[0, 0].item(),
     "one_in_crowd": errors[0, 3].item(),
@@ -186,7 +194,8 @@ metrics = {
     "layer_decoder": decoders["hidden layer"][at],
     "sparse_decoder": decoders["sparse coding"][at],
     "random_code": decoders["random code"][at],
-    "noop_change": abs(share(coder(tests[at]).detach(), tests[at]) - decoders["ReLU"][at]),
+    "scattered": apart,
+    "noop_change": abs(noop - decoders["ReLU"][at]),
 }
 
 # %%

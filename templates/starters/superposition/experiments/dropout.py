@@ -125,6 +125,9 @@ with torch.no_grad():
         new.load_state_dict(old.state_dict())
         new.W.copy_(turns[0] @ old.W)
     turned = Many(rotated).each(loss, test)
+    # with the disturbance of training on: a basis in use is one whose rotation costs something
+    shaken = disturbed(8000, torch.Generator().manual_seed(20_000 + SEED), rate)
+    worth = ((Many(rotated).each(loss, shaken) - Many(models).each(loss, shaken)) / dropped_all).view(-1, COPIES)
 excess = (found - null.mean(0)).view(-1, COPIES)  # [setting, copy]
 stored = (W.norm(dim=1) > 0.5).float().sum(-1).view(-1, COPIES)
 tail_excess = (tails - null_tails.mean(0)).view(-1, COPIES)
@@ -163,6 +166,8 @@ metrics = {
     "stored_noise": stored[-1].mean().item(),
     "loss_none": clean[0].mean().item(),
     "loss_dropout": clean[strong].mean().item(),
+    "turned_dropout": worth[strong].mean().item(),
+    "turned_noise": worth[-1].abs().mean().item(),
     "rotation_change": ((turned - clean.flatten() * dropped_all).abs() / dropped_all).max().item(),
     "unevenness_none": unit_damage(0),
     "unevenness_dropout": unit_damage(strong),

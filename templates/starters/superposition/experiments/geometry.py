@@ -184,11 +184,13 @@ compared = {"trained": metrics["sparse_loss"], "linear": metrics["linear_loss"],
 plots.bars(axes[3], compared, f"Loss at {SPARSE:g}", y="share of dropping all", highlight=["trained"])
 axes[3].set_yscale("log")
 for ax, setting in zip(axes[4:7], (0, MIDDLE_AT, SPARSE_AT), strict=True):
-    plots.arrows(ax, of_best(weights, setting)[:2].mT, f"Columns of W, probability {CHANCES[setting]:g}")
+    names = [str(i) if size > 0.2 else "" for i, size in enumerate(of_best(length, setting))]
+    plots.arrows(ax, of_best(weights, setting)[:2].mT, f"Columns of W, probability {CHANCES[setting]:g}",
+                 names=names)  # fmt: skip
 spread = share[trained].flatten(1).cpu()
 for n, row in enumerate(spread):
     axes[7].scatter([n] * len(row), row, s=8, alpha=0.4, color=plots.COLOURS[0])
-axes[7].set_xticks(range(len(CHANCES)), names)
+axes[7].set_xticks(range(len(CHANCES)), [f"{c:g}" for c in CHANCES])
 plots.levels(axes[7], {"1/2: antipodal pair": 0.5, "2/5: pentagon": 0.4} if HIDDEN == 2 else {"1/2": 0.5})
 plots.label(axes[7], "Share of a dimension", "probability of a feature", "dimensionality of a feature")
 run.save(fig, "geometry")

@@ -137,6 +137,17 @@ at = middle * len(CHANCES) + 4  # the model without penalty at worth 1 and the f
 with torch.no_grad():
     chosen = models[at * STARTS + int(best[at])]
     by_sample = (chosen(sampled)[0] - sampled).square().sum(-1).mean() / scale(weights[at * STARTS], worth[at * STARTS])
+with torch.no_grad():  # of antipodal models: both signs changed must change nothing, one sign everything
+    opposed = [n for n in range(len(WORTHS) * len(CHANCES)) if phases.flatten()[n] == 2]  # without penalty
+    flipped: list[torch.Tensor] = []
+    for signs in ([-1.0, -1.0], [-1.0, 1.0]):
+        mirrored = [Toy(0).to(device) for _ in opposed]
+        for new, n in zip(mirrored, opposed, strict=True):
+            new.load_state_dict(models[n * STARTS + int(best[n])].state_dict())
+            new.w.mul_(torch.tensor(signs, device=device))
+        at_best = [n * STARTS for n in opposed]
+        flipped.append(Many(mirrored).each(loss, tuple(part[at_best] for part in batch)) if opposed else torch.zeros(1))
+    before = found.min(1).values[opposed] if opposed else torch.zeros(1)
 shuffled = envelope.flatten()[torch.randperm(envelope.numel(), generator=torch.Generator().manual_seed(SEED))]
 metrics = {
     "antipodal_free": (phases[0] == 2).float().mean().item(),
@@ -145,6 +156,8 @@ metrics = {
     "agreement": (phases == envelope).float().mean().item(),
     "shuffled_agreement": (phases.flatten() == shuffled).float().mean().item(),
     "other": (phases == 3).float().mean().item(),
+    "both_flipped": (flipped[0] - before).abs().max().item(),
+    "one_flipped": (flipped[1] - before).mean().item(),
     "sample_error": abs(by_sample.item() - found[at, best[at]].item()),
     "untrained_loss": untrained.median().item(),
     "free_loss": found.min(1).values.view(shape)[0].mean().item(),

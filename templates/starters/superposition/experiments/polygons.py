@@ -138,6 +138,15 @@ with torch.no_grad():
     turn = torch.arange(FEATURES) * 2 * torch.pi / FEATURES
     ring = torch.stack([turn.cos(), turn.sin()]).to(device)
     candidates = []
+    picked = next((n for n, figure in enumerate(names["Adam"]) if figure == "pentagon"), 0)
+    turned, scattered = Toy(0, 1.0).to(device), []
+    turned.W.copy_(superposition.rotations(1, 2, torch.Generator().manual_seed(SEED))[0].to(device) @ adam[picked].W)
+    turned.b.copy_(adam[picked].b)
+    noop = abs(loss_of(turned) - loss_of(adam[picked]))
+    for n in range(20):  # the same lengths and biases, every column turned by an angle of its own
+        each = superposition.rotations(FEATURES, 2, torch.Generator().manual_seed(n)).to(device)
+        turned.W.copy_((each @ adam[picked].W.T[:, :, None])[:, :, 0].T)
+        scattered.append(loss_of(turned))
     for radius in torch.linspace(0.9, 1.4, 26):  # a regular polygon, its length and bias searched
         for bias in torch.linspace(-0.6, 0.0, 25):
             ideal.W.copy_(radius * ring)
@@ -154,7 +163,8 @@ metrics = {
     "untrained_loss": sum(bad) / len(bad),
     "same_start": agreement(names["Adam"], names["other data"]),
     "shuffled_start": agreement(names["Adam"], [names["other data"][n] for n in shuffled]),
-    "noop_change": abs(loss_of(adam[0]) - loss_of(Many(adam).unstack()[0])),
+    "scattered_loss": sorted(scattered)[len(scattered) // 2],
+    "noop_change": noop,
 }
 print("outcomes with Adam:", dict(Counter(names["Adam"])), " by descent:", dict(Counter(names["descent"])))
 
@@ -175,14 +185,15 @@ plots.bars(axes[2], {f: price[f] for f in figures} | {"ideal": min(candidates)},
            y="share of dropping all", highlight=["ideal"])  # fmt: skip
 for ax, figure in zip(axes[3:5], figures[:2], strict=False):
     model = next(m for arm in ("Adam", "descent") for m, f in zip(runs[arm], names[arm], strict=True) if f == figure)
-    plots.arrows(ax, model.W.mT, f"A {figure}")
+    names_of = [str(i) if size > 0.2 else "" for i, size in enumerate(model.W.norm(dim=0))]
+    plots.arrows(ax, model.W.mT, f"A {figure}", names=names_of)
 spread = torch.tensor(history["loss"]) / dropped
 for n, size in enumerate(SIZES):
     part = spread[:, n * COPIES : (n + 1) * COPIES].median(1).values
     axes[5].plot(history["step"], part, color=plots.COLOURS[n], linestyle=plots.STYLES[n], label=f"{size:g}")
 axes[5].set_yscale("log")
 axes[5].legend(fontsize=8, frameon=False, title="initial size", title_fontsize=8)
-plots.label(axes[5], "Median loss with Adam", "step", "share of dropping all")
+plots.label(axes[5], "Median loss with Adam, one batch", "step", "share of dropping all")
 run.save(fig, "outcomes")
 
 # %%

@@ -127,11 +127,23 @@ def partner_correlation(arm: int, shuffle: torch.Generator | None = None) -> flo
     return correlation(torch.cat(place), torch.cat(partner)) if place else float("nan")
 
 
+def without(features: torch.Tensor) -> float:
+    """Loss added in the rate arm if these features' columns are gone."""
+    cut = [Toy(0).to(device) for _ in models]
+    with torch.no_grad():
+        for new, old in zip(cut, models, strict=True):
+            new.load_state_dict(old.state_dict())
+            new.W[:, features] = 0
+        return (Many(cut).each(loss, test).view(len(ARMS), COPIES) - relative)[1].mean().item()
+
+
 order = torch.arange(FEATURES).float()
 ranks = order.expand(COPIES, -1)
 half = FEATURES // 2
 shuffle = torch.Generator().manual_seed(SEED)
 null = sorted(partner_correlation(1, shuffle) for _ in range(100))
+quarter = FEATURES // 4
+chosen = torch.randperm(FEATURES, generator=torch.Generator().manual_seed(SEED))[:quarter]
 turn = superposition.rotations(1, HIDDEN, torch.Generator().manual_seed(SEED))[0].to(device)
 metrics = {f"stored_{arm}": stored[n].float().sum(-1).mean().item() for n, arm in enumerate(ARMS)}
 metrics |= {
@@ -146,6 +158,9 @@ metrics |= {
     "length_by_rate": correlation(ranks, squared[1].cpu()),
     "length_even": correlation(ranks, squared[0].cpu()),
     "bias_by_rate_evened": correlation(ranks, b[2].cpu()),
+    "cut_frequent": without(torch.arange(quarter)),
+    "cut_rare": without(torch.arange(FEATURES - quarter, FEATURES)),
+    "cut_random": without(chosen),
     "even_loss": relative[0].mean().item(),
     "untrained_loss": untrained,
     "rotation_change": (superposition.dimensionality(turn @ W) - share).abs().max().item(),

@@ -138,6 +138,15 @@ with torch.no_grad():
     line = (slope * kept).sum(1) / count.clamp_min(1)
     intercept = (b * kept).sum(1) / count.clamp_min(1) / mean
     relative = Many(models).each(loss, (test, free))
+    # the bias taken away; as a control, the same biases dealt out anew among the features
+    order = torch.randperm(FEATURES, generator=torch.Generator().manual_seed(SEED)).to(device)
+    changed = [Toy(0).to(device) for _ in models]
+    without: list[torch.Tensor] = []
+    for biases in (torch.zeros_like(b), b[:, order]):
+        for new, W_of, bias in zip(changed, W, biases, strict=True):
+            new.W.copy_(W_of)
+            new.b.copy_(bias)
+        without.append(Many(changed).each(loss, (test, free)))
     out = Many(models).each(lambda m, args: m(*args), (test, free))
     crowd = on.sum(-1)
     squared = (out - test).square().sum(-1)
@@ -151,7 +160,7 @@ def by_setting(values: torch.Tensor) -> list[float]:
 
 table = {name: by_setting(values) for name, values in {
     "slope": line, "intercept": intercept, "stored": count, "loss": relative, "several": several,
-    "leak": leak, "variation": variation}.items()}  # fmt: skip
+    "leak": leak, "variation": variation, "bare": without[0] - relative, "dealt": (without[1] - relative).abs()}.items()}  # fmt: skip
 rows = {setting: {name: column[n] for name, column in table.items()} for n, setting in enumerate(settings)}
 
 
@@ -172,6 +181,8 @@ metrics = {
     "graded_loss": at("[0, 1]", "loss"),
     "untrained_loss": untrained,
     "no_filter_loss": filterless["loss"],
+    "without_bias": at("[0, 1]", "bare"),
+    "dealt_bias": at("[0, 1]", "dealt"),
 }
 if QUESTION == "gap":
     metrics |= {
@@ -248,18 +259,20 @@ for ax, what, title in ((axes[0], "slope", "Slope |W|^2 of stored features"),
     values = {name: rows[s][what] for name, s in zip(names, free_rows, strict=True)}
     plots.bars(ax, values, title, y=what, highlight=[n for n in names if n.startswith("[0, 1]")])
     ax.tick_params(axis="x", labelrotation=45, labelsize=7)
-x = torch.linspace(0, 1, 60)
+x = torch.linspace(0, 1.8, 60)
 for index, arm in enumerate(list(ARMS)[:: 1 if len(ARMS) < 5 else 2][:5]):
     s, i = at(arm, "slope"), at(arm, "intercept")
     axes[3].plot(x, torch.relu(s * x + i), color=plots.COLOURS[index], linestyle=plots.STYLES[index % 4], label=arm)
-axes[3].plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+axes[3].plot([0, 1.8], [0, 1.8], color="0.6", linewidth=0.8)
 axes[3].legend(fontsize=8, frameon=False)
 plots.label(axes[3], "A feature alone on, comes back as", "value (in mean values)", "output")
 axes[4].scatter([rows[s]["variation"] for s in free_rows], [rows[s]["intercept"] for s in free_rows],
                 color=plots.COLOURS[0], s=18)  # fmt: skip
 for name, s in zip(names, free_rows, strict=True):
     if len(CHANCES) == 1:
-        axes[4].annotate(name, (rows[s]["variation"], rows[s]["intercept"]), fontsize=7, xytext=(3, 3),
+        above = names.index(name) % 2 == 0  # neighbours in the list often lie on each other
+        axes[4].annotate(name, (rows[s]["variation"], rows[s]["intercept"]), fontsize=7, va="bottom",
+                         xytext=(5, 1) if above else (-5, -9), ha="left" if above else "right",
                          textcoords="offset points")  # fmt: skip
 plots.label(axes[4], "Does variation alone predict it?", "standard deviation / mean", "intercept, in mean values")
 if circle:
