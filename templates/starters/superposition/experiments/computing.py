@@ -138,16 +138,18 @@ mixed = works & (pure < 0.9)
 mixed_share = mixed.sum((1, 2)) / works.sum((1, 2)).clamp_min(1)  # [setting]
 right = shape([computed(m) for m in models]).float().sum(-1).mean(1)
 top = W1.abs().topk(2, dim=-1).indices  # [..., neuron, 2]
-same_pair = (top // 2)[..., 0] == (top // 2)[..., 1]
+together_on = superposition.cosines(W1.abs())  # how far two features use the same neurons, signs aside
+different = ~torch.eye(FEATURES, dtype=torch.bool, device=device)
 
 
-def within_pairs(setting: int, pairing: torch.Tensor | None = None) -> float:
-    """Share of mixed neurons whose two largest features are a pair (of this pairing, or the true one)."""
-    chosen = top[setting] if pairing is None else pairing.to(top.device)[top[setting]]
-    inside = chosen[..., 0] // 2 == chosen[..., 1] // 2
-    return (inside & mixed[setting]).sum().item() / max(1, mixed[setting].sum().item())
+def within_pairs(setting: int, pairing: torch.Tensor) -> float:
+    """Neurons shared inside pairs (features at 2i and 2i + 1 of the pairing), in units of any two features."""
+    first, second = pairing[::2].to(device), pairing[1::2].to(device)
+    usual = together_on[setting][:, different].mean()
+    return (together_on[setting][:, first, second].mean() / usual).item()
 
 
+true_pairs = torch.arange(FEATURES)
 shuffled = [torch.randperm(FEATURES, generator=torch.Generator().manual_seed(n)) for n in range(50)]
 TOGETHER, APART, ALONE = len(CHANCES), len(CHANCES) + 1, CHANCES.index(PAIRED)
 with torch.no_grad():
@@ -191,9 +193,9 @@ metrics = {
     "dense_cut_random": (at_random - relative)[0].item(),
     "sparse_cut": (without - relative)[rarest].item(),
     "noop_change": (noop - relative).abs().max().item(),
-    "within_independent": within_pairs(ALONE),
-    "within_together": within_pairs(TOGETHER),
-    "within_apart": within_pairs(APART),
+    "within_independent": within_pairs(ALONE, true_pairs),
+    "within_together": within_pairs(TOGETHER, true_pairs),
+    "within_apart": within_pairs(APART, true_pairs),
     "within_shuffled": sum(within_pairs(APART, p) for p in shuffled) / len(shuffled),
     "lopsided": (lopsided & mixed)[rarest].sum().item() / max(1, mixed[rarest].sum().item()),
 }
@@ -221,7 +223,7 @@ axes[3].legend(fontsize=8, frameon=False)
 plots.label(axes[3], "Dropping, then sharing", "probability of a feature", "share")
 pairs = {"together": metrics["within_together"], "independent": metrics["within_independent"],
          "apart": metrics["within_apart"]}  # fmt: skip
-plots.bars(axes[4], pairs, "Sharing inside a pair", y="share of mixed neurons",
+plots.bars(axes[4], pairs, "Neurons shared inside a pair", y="in units of any two features",
            marks={"random pairing": metrics["within_shuffled"]})  # fmt: skip
 model = models[rarest * COPIES]
 for feature, colour in ((0, 0), (FEATURES // 2, 1), (FEATURES - 1, 2)):

@@ -207,8 +207,10 @@ elif QUESTION == "levels":
 else:
     metrics |= {
         "bit_slope": at("one value", "slope"),
-        "bit_sum": at("one value", "slope") + at("one value", "intercept"),
-        "bit_loss": at("one value", "loss"),
+        "bit_sum": at("one value", "slope", 0.01) + at("one value", "intercept", 0.01),
+        "bit_loss": at("one value", "loss", 0.01),
+        "graded_rare_loss": at("[0, 1]", "loss", 0.01),
+        "bit_crowded_loss": at("one value", "loss"),
         "bit_stored": at("one value", "stored"),
         "graded_stored": at("[0, 1]", "stored"),
         "bit_several": at("one value", "several", 0.01),
@@ -266,15 +268,28 @@ for index, arm in enumerate(list(ARMS)[:: 1 if len(ARMS) < 5 else 2][:5]):
 axes[3].plot([0, 1.8], [0, 1.8], color="0.6", linewidth=0.8)
 axes[3].legend(fontsize=8, frameon=False)
 plots.label(axes[3], "A feature alone on, comes back as", "value (in mean values)", "output")
-axes[4].scatter([rows[s]["variation"] for s in free_rows], [rows[s]["intercept"] for s in free_rows],
-                color=plots.COLOURS[0], s=18)  # fmt: skip
-for name, s in zip(names, free_rows, strict=True):
-    if len(CHANCES) == 1:
-        above = names.index(name) % 2 == 0  # neighbours in the list often lie on each other
-        axes[4].annotate(name, (rows[s]["variation"], rows[s]["intercept"]), fontsize=7, va="bottom",
-                         xytext=(5, 1) if above else (-5, -9), ha="left" if above else "right",
-                         textcoords="offset points")  # fmt: skip
-plots.label(axes[4], "Does variation alone predict it?", "standard deviation / mean", "intercept, in mean values")
+if QUESTION == "bits":
+    for n, arm in enumerate(ARMS):
+        axes[4].plot(CHANCES, [at(arm, "loss", p) for p in CHANCES], marker="os"[n], color=plots.COLOURS[n],
+                     linestyle=plots.STYLES[n], label=arm)  # fmt: skip
+    axes[4].set_xscale("log")
+    axes[4].legend(fontsize=8, frameon=False)
+    plots.label(axes[4], "Where do bits win?", "probability of a feature", "loss, share of answering zero")
+else:
+    spots: list[tuple[float, float, list[str]]] = []
+    for name, s in zip(names, free_rows, strict=True):  # points that lie on each other share one label
+        x_at, y_at = rows[s]["variation"], rows[s]["intercept"]
+        near = next((spot for spot in spots if abs(spot[0] - x_at) < 0.035 and abs(spot[1] - y_at) < 0.012), None)
+        if near is None:
+            spots.append((x_at, y_at, [name]))
+        else:
+            near[2].append(name)
+        axes[4].scatter([x_at], [y_at], color=plots.COLOURS[0], s=18)
+    for x_at, y_at, shared in spots:
+        left = x_at > 0.45
+        axes[4].annotate("\n".join(shared), (x_at, y_at), fontsize=7, xytext=(-7, 0) if left else (9, 0), va="center",
+                         ha="right" if left else "left", textcoords="offset points")  # fmt: skip
+    plots.label(axes[4], "Does variation alone predict it?", "standard deviation / mean", "intercept, in mean values")
 if circle:
     plots.arrows(axes[5], rings[int(last.argmin())].W.mT, f"{ROUND[-1]} bits on a circle")
 else:
