@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 # columns shorter than this have no direction worth the name
@@ -98,12 +98,8 @@ def figure_in_plane(W: Float[Tensor, "2 feature"], shortest: float = 0.5, within
         "right angle": [90.0, 270.0],
     }
     for name, angles in shapes.items():
-        if len(angles) == len(found) and all(abs(a - b) <= within for a, b in zip(angles, found, strict=True)):
+        if len(angles) != len(found):
+            continue
+        if all(abs(a - b) <= within for a, b in zip(angles, found, strict=True)):
             return name
     return "other"
-
-
-def partners(W: Float[Tensor, "*copy hidden feature"]) -> Int[Tensor, "*copy feature"]:
-    """For each feature the one that it interferes with most: the largest squared overlap of directions."""
-    overlap = cosines(W).square()
-    return overlap.masked_fill(torch.eye(W.shape[-1], dtype=torch.bool, device=W.device), -1.0).argmax(-1)

@@ -10,11 +10,12 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## To lose, not to vanish
 #
-# Under squared error (Elhage et al. 2022, arXiv:2209.10652) a little interference costs a little everywhere. Under
-# cross-entropy an unwanted logit does no harm until it comes near the right one. Task: k of n features are on
-# with values on [0, 1]; the label is the largest. The model is a linear bottleneck, h = W x, logits U h + b. The
-# score is accuracy where the largest leads by 0.3 or more: without that split one counts ties. Beside it
-# the same bottleneck under squared error, and one whose W is random and stays so.
+# Under squared error (Elhage et al. 2022, arXiv:2209.10652) a little interference costs a little
+# everywhere. Under cross-entropy an unwanted logit does no harm until it comes near the right one. Task: k
+# of n features are on with values on [0, 1]; the label is the largest. The model is a linear bottleneck, h
+# = W x, logits U h + b. The score is accuracy where the largest leads by 0.3 or more: without that split
+# one counts ties. Beside it the same bottleneck under squared error, and one whose W is random and stays
+# so.
 
 # %%
 from typing import Any
@@ -54,7 +55,12 @@ def flag(arm: str) -> torch.Tensor:
     return torch.tensor([float(name == arm) for name, _ in copies], device=device)
 
 
-frozen, squared, decays, wrong = flag("random W"), flag("squared error"), flag("with decay"), flag("shuffled labels")
+frozen, squared, decays, wrong = (
+    flag("random W"),
+    flag("squared error"),
+    flag("with decay"),
+    flag("shuffled labels"),
+)
 
 
 def exactly(rows: int, generator: torch.Generator) -> torch.Tensor:
@@ -73,7 +79,9 @@ class Toy(nn.Module):
         self.U = nn.Parameter(torch.randn(HIDDEN, FEATURES, generator=generator) / 2)
         self.b = nn.Parameter(torch.zeros(FEATURES))
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor, frozen: torch.Tensor, tied: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor, frozen: torch.Tensor, tied: torch.Tensor
+    ) -> torch.Tensor:
         W = mask[:, None] * (frozen * self.W.detach() + (1 - frozen) * self.W)
         return x @ W.T @ (tied * W + (1 - tied) * self.U) + self.b
 
@@ -128,15 +136,15 @@ found, close = accuracies(models)
 # %% [markdown]
 # ### Capacity, and what keeps vectors finite
 #
-# By width. Then the geometry: lengths and cosines of W's columns at width 8 for the two losses. Is there still a
-# liking for antipodes? With one-hot inputs any number of points on a circle will do, so the limit comes
-# from the ON features that are there at once.
+# By width. Then the geometry: lengths and cosines of W's columns at width 8 for the two losses. Is there
+# still a liking for antipodes? With one-hot inputs any number of points on a circle will do, so the limit
+# comes from the ON features that are there at once.
 
 # %%
-score = {setting: value for setting, value in zip(settings, found.tolist(), strict=True)}
-ties = {setting: value for setting, value in zip(settings, close.tolist(), strict=True)}
+score = dict(zip(settings, found.tolist(), strict=True))
+ties = dict(zip(settings, close.tolist(), strict=True))
 W = torch.stack([m.W.detach() for m in models]) * mask[:, :, None]
-lengths = {s: v for s, v in zip(settings, W.norm(dim=1).view(-1, COPIES * FEATURES).mean(1).tolist(), strict=True)}
+lengths = dict(zip(settings, W.norm(dim=1).view(-1, COPIES * FEATURES).mean(1).tolist(), strict=True))
 
 
 def pairwise(arm: str, width: int) -> torch.Tensor:
@@ -185,8 +193,8 @@ axes[0].legend(fontsize=8, frameon=False)
 plots.levels(axes[0], {"chance": 1 / FEATURES})
 plots.label(axes[0], "Accuracy where one leads by 0.3", "dimensions of the bottleneck", "accuracy")
 for n, arm in enumerate(("cross-entropy", "squared error", "random W")):
-    axes[1].hist(pairwise(arm, 8), bins=50, range=(-1, 1), histtype="step", color=plots.COLOURS[n], density=True,
-                 linestyle=plots.STYLES[n], linewidth=1.5, label=arm)  # fmt: skip
+    axes[1].hist(pairwise(arm, 8), bins=50, range=(-1, 1), histtype="step", color=plots.COLOURS[n],
+                 density=True, linestyle=plots.STYLES[n], linewidth=1.5, label=arm)  # fmt: skip
 axes[1].legend(fontsize=8, frameon=False)
 plots.label(axes[1], "Cosines between features, 8 dimensions", "cosine", "density")
 plots.bars(axes[2], {arm: lengths[arm, 8] for arm in ARMS[:4]}, "Mean length of W's columns, 8 dimensions",

@@ -10,10 +10,11 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## A basis that means something, and neurons that must be shared
 #
-# The second toy of the superposition paper computes instead of storing (Elhage et al. 2022, arXiv:2209.10652):
-# inputs in [-1, 1], targets |x|, the network relu(W2 relu(W1 x) + b). Each feature wants two neurons, one for each
-# sign. With too few, dense data give neurons to the important features and drop the rest; sparse data mix. And who
-# shares with whom, once features come in pairs that are always on together, or never?
+# The second toy of the superposition paper computes instead of storing (Elhage et al. 2022,
+# arXiv:2209.10652): inputs in [-1, 1], targets |x|, the network relu(W2 relu(W1 x) + b). Each feature wants
+# two neurons, one for each sign. With too few, dense data give neurons to the important features and drop
+# the rest; sparse data mix. And who shares with whom, once features come in pairs that are always on
+# together, or never?
 
 # %%
 from typing import Any
@@ -44,8 +45,8 @@ device = run.device
 # %% [markdown]
 # ### Data: five sparsities, and pairs
 #
-# Features 2i and 2i+1 are a pair. *Together*: both are on or both are off. *Apart*: they are never both on. How
-# often each of them is on stays the same, or we would only have changed the sparsity.
+# Features 2i and 2i+1 are a pair. *Together*: both are on or both are off. *Apart*: they are never both on.
+# How often each of them is on stays the same, or we would only have changed the sparsity.
 
 # %%
 CHANCES = [1.0, 0.5, 0.2, 0.1, 0.03]
@@ -111,8 +112,8 @@ history = train_many(
 # %% [markdown]
 # ### Which features are computed, which neurons are mixed?
 #
-# Computed: alone on, the error is below a tenth of that of answering nothing. Mixed: the largest input weight of a
-# neuron has less than 0.9 of its squared sum. Neurons that do nothing are left out.
+# Computed: alone on, the error is below a tenth of that of answering nothing. Mixed: the largest input
+# weight of a neuron has less than 0.9 of its squared sum. Neurons that do nothing are left out.
 
 # %%
 grid = torch.linspace(-1, 1, 41, device=device)
@@ -143,7 +144,7 @@ different = ~torch.eye(FEATURES, dtype=torch.bool, device=device)
 
 
 def within_pairs(setting: int, pairing: torch.Tensor) -> float:
-    """Neurons shared inside pairs (features at 2i and 2i + 1 of the pairing), in units of any two features."""
+    """Neurons shared inside pairs (places 2i and 2i + 1 of the pairing), in units of any two features."""
     first, second = pairing[::2].to(device), pairing[1::2].to(device)
     usual = together_on[setting][:, different].mean()
     return (together_on[setting][:, first, second].mean() / usual).item()
@@ -213,7 +214,9 @@ for ax, setting in ((axes[0], 0), (axes[1], ALONE), (axes[2], rarest)):
                linewidth=0.4, width=0.9)  # fmt: skip
         up, down = up + height.clamp_min(0), down + height.clamp_max(0)
     ax.axhline(0, color="0.2", linewidth=0.6)
-    plots.label(ax, f"Input weights, stacked by feature; probability {CHANCES[setting]:g}", "neuron", "weight")
+    plots.label(
+        ax, f"Input weights, stacked by feature; probability {CHANCES[setting]:g}", "neuron", "weight"
+    )
 axes[3].plot(range(len(CHANCES)), mixed_share[: len(CHANCES)].cpu(), marker="o", color=plots.COLOURS[0],
              label="neurons mixed")  # fmt: skip
 axes[3].plot(range(len(CHANCES)), right[: len(CHANCES)].cpu() / FEATURES, marker="s", linestyle="--",

@@ -10,11 +10,11 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## Company decides
 #
-# Two features of a pair are always on together, never, or something in between; how often each is on stays the same.
-# In the published toy (Elhage et al. 2022, arXiv:2209.10652) a model puts features that occur together at right
-# angles, so that they do not disturb each other, and features that exclude each other back to back. We sweep
-# the correlation from -1 to 1 and measure the angle inside pairs, with random pairings of the same features as
-# the null, and what the arrangement is worth.
+# Two features of a pair are always on together, never, or something in between; how often each is on stays
+# the same. In the published toy (Elhage et al. 2022, arXiv:2209.10652) a model puts features that occur
+# together at right angles, so that they do not disturb each other, and features that exclude each other
+# back to back. We sweep the correlation from -1 to 1 and measure the angle inside pairs, with random
+# pairings of the same features as the null, and what the arrangement is worth.
 
 # %%
 from typing import Any
@@ -44,8 +44,8 @@ FEATURES = 2 * PAIRS
 # %% [markdown]
 # ### Data with a correlation and a fixed rate
 #
-# Features 2i and 2i+1 are a pair. With probability |c| its two switches are tied: both on or both off (c > 0), or
-# never both on (c < 0); otherwise they are independent. Values are independent throughout.
+# Features 2i and 2i+1 are a pair. With probability |c| its two switches are tied: both on or both off (c >
+# 0), or never both on (c < 0); otherwise they are independent. Values are independent throughout.
 
 # %%
 LEVELS = [-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0]
@@ -95,9 +95,9 @@ history = train_many(
 # %% [markdown]
 # ### The angle inside pairs, and what it is worth
 #
-# *Within*: cosine between the two of a pair. *Between*: with features of other pairs. To see what the arrangement is
-# worth, features change places in a trained model: swapping the second members of the pairs keeps the figure
-# and breaks up the pairs. Swapping within a pair must change nothing.
+# *Within*: cosine between the two of a pair. *Between*: with features of other pairs. To see what the
+# arrangement is worth, features change places in a trained model: swapping the second members of the pairs
+# keeps the figure and breaks up the pairs. Swapping within a pair must change nothing.
 
 # %%
 W = torch.stack([m.W.detach() for m in models]).view(len(LEVELS), COPIES, HIDDEN, FEATURES)
@@ -159,13 +159,17 @@ for n, (name, values) in enumerate((("inside a pair", inside), ("between pairs",
 plots.levels(axes[3], {"right angle": 0.0})
 axes[3].legend(fontsize=8, frameon=False)
 plots.label(axes[3], "Angles", "correlation inside a pair", "cosine, mean and spread of seeds")
-for n, (name, values) in enumerate((("trained", relative), ("pairs broken up", moved), ("swapped inside", swapped))):
-    axes[4].plot(LEVELS, values.mean(1).cpu(), marker="osx"[n], color=plots.COLOURS[n], linestyle=plots.STYLES[n],
-                 label=name)  # fmt: skip
+for n, (name, values) in enumerate(
+    (("trained", relative), ("pairs broken up", moved), ("swapped inside", swapped))
+):
+    axes[4].plot(LEVELS, values.mean(1).cpu(), marker="osx"[n], color=plots.COLOURS[n],
+                 linestyle=plots.STYLES[n], label=name)  # fmt: skip
 axes[4].legend(fontsize=8, frameon=False)
-plots.label(axes[4], "What the arrangement is worth", "correlation inside a pair", "loss, share of dropping all")
-plots.heatmap(axes[5], superposition.cosines(W[TOGETHER, best[TOGETHER]]), "Cosines, always together", x="feature",
-              y="feature", limits=(-1, 1), signed=True, numbers=FEATURES <= 8)  # fmt: skip
+plots.label(
+    axes[4], "What the arrangement is worth", "correlation inside a pair", "loss, share of dropping all"
+)
+plots.heatmap(axes[5], superposition.cosines(W[TOGETHER, best[TOGETHER]]), "Cosines, always together",
+              x="feature", y="feature", limits=(-1, 1), signed=True, numbers=FEATURES <= 8)  # fmt: skip
 run.save(fig, "angles")
 
 # %%

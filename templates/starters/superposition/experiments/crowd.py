@@ -10,10 +10,11 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## Exactly k at a time
 #
-# In the published toy (Elhage et al. 2022, arXiv:2209.10652) sparsity sets both how often a feature is on and how much
-# company it has. Here exactly k features are on, and whole inputs are empty often enough that each feature is on
-# equally often for every k. We train at each k and test at every other; and then we ask of one code, frozen, what
-# better decoders can still read from it: if interference is noise they cannot, if only ReLU is weak they can.
+# In the published toy (Elhage et al. 2022, arXiv:2209.10652) sparsity sets both how often a feature is on
+# and how much company it has. Here exactly k features are on, and whole inputs are empty often enough that
+# each feature is on equally often for every k. We train at each k and test at every other; and then we ask
+# of one code, frozen, what better decoders can still read from it: if interference is noise they cannot, if
+# only ReLU is weak they can.
 
 # %%
 from typing import Any
@@ -84,8 +85,8 @@ history = train_many(models, loss, batch_at, steps=STEPS, lr=LR, decay=True, eve
 # %% [markdown]
 # ### Trained at one k, tested at another
 #
-# Error of a present feature and false activity of an absent one, apart; and the interference itself, the sum of
-# W_i . W_j x_j over the active others: for random directions it grows like the square root of k.
+# Error of a present feature and false activity of an absent one, apart; and the interference itself, the
+# sum of W_i . W_j x_j over the active others: for random directions it grows like the square root of k.
 
 # %%
 tester = torch.Generator().manual_seed(10_000 + SEED)
@@ -119,9 +120,9 @@ root = torch.tensor(CROWDS).float().sqrt()
 # %% [markdown]
 # ### Better decoders for one frozen code
 #
-# Columns of W stay as they were trained for DECODER_K with the ReLU decoder. One hidden layer of 200 is trained to
-# read the features back; and non-negative sparse coding (ISTA) says what the code permits to somebody who
-# knows W. Its penalty is chosen on other inputs. Control: the hidden layer on a random code.
+# Columns of W stay as they were trained for DECODER_K with the ReLU decoder. One hidden layer of 200 is
+# trained to read the features back; and non-negative sparse coding (ISTA) says what the code permits to
+# somebody who knows W. Its penalty is chosen on other inputs. Control: the hidden layer on a random code.
 
 # %%
 coder = models[CROWDS.index(DECODER_K) * COPIES]
@@ -160,7 +161,9 @@ def share(out: torch.Tensor, x: torch.Tensor) -> float:
 layered, blind = reader(code, "hidden layer"), reader(random_W, "on a random code")
 other = exactly(DECODER_K, 500, tester)
 scale = code.norm(dim=0).mean()
-penalty = min((0.001, 0.01, 0.03, 0.1), key=lambda p: share(sparse_code(other @ code.T, code, p * scale), other))
+penalty = min(
+    (0.001, 0.01, 0.03, 0.1), key=lambda p: share(sparse_code(other @ code.T, code, p * scale), other)
+)
 decoders: dict[str, list[float]] = {"ReLU": [], "hidden layer": [], "sparse coding": [], "random code": []}
 with torch.no_grad():
     for x in tests:
@@ -201,10 +204,12 @@ metrics = {
 # %%
 fig, axes = plots.figure(2, 3, f"{FEATURES} features in {HIDDEN} dimensions, k of them at once")
 names = [str(k) for k in CROWDS]
-plots.heatmap(axes[0], errors, "Loss, share of answering zero", x="k in testing", y="k in training", x_ticks=names,
-              y_ticks=names, numbers=True, limits=(0, 1.5))  # fmt: skip
+plots.heatmap(axes[0], errors, "Loss, share of answering zero", x="k in testing", y="k in training",
+              x_ticks=names, y_ticks=names, numbers=True, limits=(0, 1.5))  # fmt: skip
 axes[1].plot(CROWDS, errors.diagonal().cpu(), marker="o", color=plots.COLOURS[0], label="trained at this k")
-axes[1].plot(CROWDS, errors[0].cpu(), marker="s", linestyle="--", color=plots.COLOURS[1], label="trained at k = 1")
+axes[1].plot(
+    CROWDS, errors[0].cpu(), marker="s", linestyle="--", color=plots.COLOURS[1], label="trained at k = 1"
+)
 axes[1].legend(fontsize=8, frameon=False)
 plots.levels(axes[1], {"dense linear code": metrics["linear_loss"]})
 axes[1].set_ylim(0, 2)
@@ -216,12 +221,14 @@ for n, (name, values) in enumerate((("trained at k = 1", growth), ("random direc
 axes[3].legend(fontsize=8, frameon=False)
 plots.label(axes[3], "Interference on absent features", "square root of k", "spread, unit columns")
 for n, (name, values) in enumerate(decoders.items()):
-    axes[4].plot(CROWDS, values, marker="os^x"[n], color=plots.COLOURS[n], linestyle=plots.STYLES[n], label=name)
+    axes[4].plot(
+        CROWDS, values, marker="os^x"[n], color=plots.COLOURS[n], linestyle=plots.STYLES[n], label=name
+    )
 axes[4].legend(fontsize=8, frameon=False)
 axes[4].set_ylim(0, 1.5)
 plots.label(axes[4], f"Decoders of one code (trained at {DECODER_K})", "features on at once", "loss")
-plots.heatmap(axes[5], (code.T @ code).fill_diagonal_(0), f"Overlaps W'W, trained at {DECODER_K}", x="feature",
-              y="feature", signed=True)  # fmt: skip
+plots.heatmap(axes[5], (code.T @ code).fill_diagonal_(0), f"Overlaps W'W, trained at {DECODER_K}",
+              x="feature", y="feature", signed=True)  # fmt: skip
 run.save(fig, "crowd")
 
 # %%

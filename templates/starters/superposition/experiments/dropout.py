@@ -10,10 +10,11 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## A basis made by deleting coordinates
 #
-# In x' = relu(W'Wx + b) nothing prefers one axis of the hidden space: rotate W and nothing changes. Dropout deletes
-# coordinates, so it takes that symmetry away (Smith 2023 found a privileged basis, Pona 2023 less
+# In x' = relu(W'Wx + b) nothing prefers one axis of the hidden space: rotate W and nothing changes. Dropout
+# deletes coordinates, so it takes that symmetry away (Smith 2023 found a privileged basis, Pona 2023 less
 # superposition). Two effects have to be told apart: it may pick one of the rotations of a solution, or
-# change the solution. Gaussian noise of the same variance is alike in all directions, so it can do only the second.
+# change the solution. Gaussian noise of the same variance is alike in all directions, so it can do only the
+# second.
 
 # %%
 from typing import Any
@@ -59,11 +60,16 @@ class Toy(nn.Module):
         self.b = nn.Parameter(torch.zeros(FEATURES))
 
     def forward(
-        self, x: torch.Tensor, chance: torch.Tensor, normal: torch.Tensor, rate: torch.Tensor, drops: torch.Tensor
+        self,
+        x: torch.Tensor,
+        chance: torch.Tensor,
+        normal: torch.Tensor,
+        rate: torch.Tensor,
+        drops: torch.Tensor,
     ) -> torch.Tensor:
         h = hidden_act(x @ self.W.T)
         dropped = h * (chance >= rate) / (1 - rate)
-        # a unit's dropout adds h^2 rate / (1 - rate) of variance; noise spreads the sum evenly over directions
+        # a unit's dropout adds variance h^2 rate / (1 - rate); noise spreads the sum over all directions
         size = (h.detach().square().mean(-1, keepdim=True) * rate / (1 - rate)).sqrt()
         h = drops * dropped + (1 - drops) * (h + size * normal)
         return torch.relu(h @ self.W + self.b)
@@ -94,9 +100,9 @@ history = train_many(models, loss, lambda step: disturbed(BATCH, generator, rate
 # %% [markdown]
 # ### Alignment, against what random rotations of the same solution give
 #
-# For each stored feature the largest share of its squared length on one unit; as a second opinion the kurtosis
-# of all entries. The null is the same number for Q W with random rotations Q: what is above it is due to
-# the axes and not to the solution.
+# For each stored feature the largest share of its squared length on one unit; as a second opinion the
+# kurtosis of all entries. The null is the same number for Q W with random rotations Q: what is above it is
+# due to the axes and not to the solution.
 
 # %%
 W = torch.stack([m.W.detach() for m in models])  # [copy, hidden, feature]
@@ -127,7 +133,9 @@ with torch.no_grad():
     turned = Many(rotated).each(loss, test)
     # with the disturbance of training on: a basis in use is one whose rotation costs something
     shaken = disturbed(8000, torch.Generator().manual_seed(20_000 + SEED), rate)
-    worth = ((Many(rotated).each(loss, shaken) - Many(models).each(loss, shaken)) / dropped_all).view(-1, COPIES)
+    worth = ((Many(rotated).each(loss, shaken) - Many(models).each(loss, shaken)) / dropped_all).view(
+        -1, COPIES
+    )
 excess = (found - null.mean(0)).view(-1, COPIES)  # [setting, copy]
 stored = (W.norm(dim=1) > 0.5).float().sum(-1).view(-1, COPIES)
 tail_excess = (tails - null_tails.mean(0)).view(-1, COPIES)
@@ -147,7 +155,9 @@ def unit_damage(setting: int) -> float:
             added = []
             for unit in range(HIDDEN):
                 keep = (torch.arange(HIDDEN, device=device) != unit).float()
-                added.append(((torch.relu((h * keep) @ model.W + model.b) - x).square().mean(0).sum() - base).item())
+                added.append(
+                    ((torch.relu((h * keep) @ model.W + model.b) - x).square().mean(0).sum() - base).item()
+                )
             ratios.append(max(added) / max(1e-9, sum(added) / HIDDEN))
     return sum(ratios) / COPIES
 
@@ -160,7 +170,9 @@ metrics = {
     "kurtosis_none": tail_excess[0].mean().item(),
     "kurtosis_dropout": tail_excess[strong].mean().item(),
     "kurtosis_noise": tail_excess[-1].mean().item(),
-    "untrained": (alignment(initial) - torch.stack([alignment(t @ initial) for t in turns]).mean(0)).mean().item(),
+    "untrained": (alignment(initial) - torch.stack([alignment(t @ initial) for t in turns]).mean(0))
+    .mean()
+    .item(),
     "stored_none": stored[0].mean().item(),
     "stored_dropout": stored[strong].mean().item(),
     "stored_noise": stored[-1].mean().item(),
@@ -181,7 +193,9 @@ for n, (kind, at) in enumerate(kinds.items()):
     for ax, values in ((axes[0], found.view(-1, COPIES)), (axes[1], stored), (axes[2], clean)):
         mean, spread = values[at].mean(1).cpu(), values[at].std(1).cpu()
         ax.errorbar(RATES, mean, yerr=spread, capsize=2, **style)
-low, high = null.view(100, -1, COPIES).mean(2).quantile(torch.tensor([0.025, 0.975], device=device), dim=0).cpu()
+low, high = (
+    null.view(100, -1, COPIES).mean(2).quantile(torch.tensor([0.025, 0.975], device=device), dim=0).cpu()
+)
 axes[0].fill_between(RATES, low[: len(RATES)], high[: len(RATES)], color="0.8", label="random rotations")
 for ax, title, y in ((axes[0], "Alignment with the units", "largest share on one unit"),
                      (axes[1], "Features stored", "features"),
@@ -190,8 +204,8 @@ for ax, title, y in ((axes[0], "Alignment with the units", "largest share on one
     plots.label(ax, title, "dropout rate, or noise of that variance", y)
 for ax, setting in ((axes[3], 0), (axes[4], strong), (axes[5], len(settings) - 1)):
     example = W[setting * COPIES]
-    plots.heatmap(ax, example, f"W: {settings[setting][1]} {settings[setting][0]:g}", x="feature", y="hidden unit",
-                  signed=True)  # fmt: skip
+    plots.heatmap(ax, example, f"W: {settings[setting][1]} {settings[setting][0]:g}", x="feature",
+                  y="hidden unit", signed=True)  # fmt: skip
 run.save(fig, "dropout")
 
 # %%

@@ -10,10 +10,11 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## A neuron for every pair, or a code
 #
-# n bits, a few of them on; targets: the AND of each pair. One ReLU computes one AND, relu(x_i + x_j - 1). With
-# fewer neurons than pairs, constructions exist in which neurons read small random subsets of the inputs and an
-# AND is read off as an average over the neurons that both inputs excite (Hänni et al. 2024, arXiv:2408.05451).
-# Do trained networks do better than those, and better than giving the neurons there are to some pairs?
+# n bits, a few of them on; targets: the AND of each pair. One ReLU computes one AND, relu(x_i + x_j - 1).
+# With fewer neurons than pairs, constructions exist in which neurons read small random subsets of the
+# inputs and an AND is read off as an average over the neurons that both inputs excite (Hänni et al. 2024,
+# arXiv:2408.05451). Do trained networks do better than those, and better than giving the neurons there are
+# to some pairs?
 
 # %%
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 
 from lab import plots, superposition
-from lab.many import Many, train_many
+from lab.many import train_many
 from lab.results import start_run
 
 # %% knobs
@@ -57,7 +58,7 @@ def target(x: torch.Tensor) -> torch.Tensor:
 
 
 def balanced(out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Squared error, the cases (0, 0), (1, 0) and (1, 1) weighted alike: a network that says zero looks bad."""
+    """Squared error, the cases (0, 0), (1, 0) and (1, 1) weighted alike, so that saying zero looks bad."""
     error, active = (out - target(x)).square(), x[:, left] + x[:, right]
     cases = [(error * (active == n)).sum() / (active == n).sum().clamp_min(1) for n in range(3)]
     return torch.stack(cases).mean()
@@ -95,9 +96,9 @@ history = train_many(
 # %% [markdown]
 # ### Rivals at the same number of neurons
 #
-# *Dedicated*: a neuron for each of the first d pairs; the rest, and everything else, by the best linear readout of
-# neurons and inputs. *Random*: neurons that read READS random bits above a threshold of one, readout by
-# weighted least squares. *Linear*: no neurons at all.
+# *Dedicated*: a neuron for each of the first d pairs; the rest, and everything else, by the best linear
+# readout of neurons and inputs. *Random*: neurons that read READS random bits above a threshold of one,
+# readout by weighted least squares. *Linear*: no neurons at all.
 
 # %%
 tester = torch.Generator().manual_seed(10_000 + SEED)
@@ -128,7 +129,9 @@ with torch.no_grad():
         rivals["untrained"].append(balanced(untrained[n](test, mask[n]), test).item())
         read = [torch.relu(x @ subsets[:width].T - 1) for x in (fitting, test)]
         rivals["random"].append(balanced(fitted(*read), test).item())
-        own = [torch.cat([torch.relu(x[:, left] + x[:, right] - 1)[:, :width], x], 1) for x in (fitting, test)]
+        own = [
+            torch.cat([torch.relu(x[:, left] + x[:, right] - 1)[:, :width], x], 1) for x in (fitting, test)
+        ]
         rivals["dedicated"].append(balanced(fitted(*own), test).item())
     linear = balanced(fitted(fitting, test), test).item()
 
@@ -136,8 +139,8 @@ with torch.no_grad():
 # ### The code of one network, and what breaks it
 #
 # At WIDTHS[2] neurons: how many inputs does a neuron read (above a tenth of its largest weight)? Which
-# neurons do both inputs of a pair push? Ablating those must hurt this pair more than as many others. And a code that
-# counts on few bits being on should fail when more are.
+# neurons do both inputs of a pair push? Ablating those must hurt this pair more than as many others. And a
+# code that counts on few bits being on should fail when more are.
 
 # %%
 MIDDLE = 2
@@ -158,12 +161,20 @@ with torch.no_grad():
             keep[chosen] = 0
             on = both[:, pair] > 0
             kept.append((model(test[on], keep)[:, pair] - target(test[on])[:, pair]).square().mean().item())
-    by_crowd = [balanced(model(x, mask[MIDDLE]), x).item() for x in (bits(3000, s, tester) for s in (2, 3, 4, 6))]
-    cases = [(out - target(test)).square()[test[:, left] + test[:, right] == n].mean().item() for n in range(3)]
+    by_crowd = [
+        balanced(model(x, mask[MIDDLE]), x).item() for x in (bits(3000, s, tester) for s in (2, 3, 4, 6))
+    ]
+    cases = [
+        (out - target(test)).square()[test[:, left] + test[:, right] == n].mean().item() for n in range(3)
+    ]
     order = torch.cat([torch.randperm(width, generator=shuffle), torch.arange(width, PAIRS)]).to(device)
-    same = (mask[MIDDLE] * torch.relu(test @ model.W1[order].T + model.b1[order])) @ model.W2[:, order].T + model.b2
+    same = (mask[MIDDLE] * torch.relu(test @ model.W1[order].T + model.b1[order])) @ model.W2[
+        :, order
+    ].T + model.b2
 mean = lambda values: sum(values) / max(1, len(values))  # noqa: E731
-metrics = {f"trained_{w}": value for w, value in zip(("8", "16", "32", "64", "all"), rivals["trained"], strict=True)}
+metrics = {
+    f"trained_{w}": value for w, value in zip(("8", "16", "32", "64", "all"), rivals["trained"], strict=True)
+}
 metrics |= {
     "random_32": rivals["random"][MIDDLE],
     "dedicated_32": rivals["dedicated"][MIDDLE],
@@ -180,7 +191,9 @@ metrics |= {
 # %%
 fig, axes = plots.figure(2, 3, f"{GATE.upper()} of {PAIRS} pairs of {BITS} bits, {ON} on")
 for n, (name, values) in enumerate(rivals.items()):
-    axes[0].plot(WIDTHS, values, marker="os^x"[n], color=plots.COLOURS[n], linestyle=plots.STYLES[n], label=name)
+    axes[0].plot(
+        WIDTHS, values, marker="os^x"[n], color=plots.COLOURS[n], linestyle=plots.STYLES[n], label=name
+    )
 plots.levels(axes[0], {"linear": linear})
 axes[0].set_xscale("log", base=2)
 axes[0].set_ylim(0, 0.4)
@@ -193,8 +206,8 @@ plots.bars(axes[2], {"none": cases[2], "4 that both push": mean(hurt), "4 at ran
 axes[3].hist(W1.flatten().cpu(), bins=50, color=plots.COLOURS[0])
 plots.label(axes[3], f"Input weights, {width} neurons", "weight", "count")
 plots.heatmap(axes[4], W1, "Which bits a neuron reads", x="bit", y="neuron", signed=True)
-plots.bars(axes[5], dict(zip(("2 on", "3 on", "4 on", "6 on"), by_crowd, strict=True)), "Off the training distribution",
-           y="squared error", highlight=[f"{ON} on"], marks={"linear, 3 on": linear})  # fmt: skip
+plots.bars(axes[5], dict(zip(("2 on", "3 on", "4 on", "6 on"), by_crowd, strict=True)),
+           "Off the training distribution", y="squared error", highlight=[f"{ON} on"], marks={"linear, 3 on": linear})  # fmt: skip
 run.save(fig, "gates")
 
 # %%

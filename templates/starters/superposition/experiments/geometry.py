@@ -102,7 +102,9 @@ history = train_many(models, loss, batch_at, steps=STEPS, lr=LR, decay=True, eve
 # weighted. A feature counts as stored if its column is longer than 0.5.
 
 # %%
-test = superposition.sparse(torch.tensor(each), 20_000, FEATURES, torch.Generator().manual_seed(10_000 + SEED))
+test = superposition.sparse(
+    torch.tensor(each), 20_000, FEATURES, torch.Generator().manual_seed(10_000 + SEED)
+)
 test = test.to(device)
 variance = (test.var(1, correction=0) * importance).sum(-1)  # [setting]
 

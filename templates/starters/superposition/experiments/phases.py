@@ -10,11 +10,11 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## Drop one, or put them back to back?
 #
-# The smallest model that has to choose: h = w1 x1 + w2 x2, x' = relu(w h + b), the second feature of importance
-# I, both there with probability p. Without penalty (Elhage et al. 2022, arXiv:2209.10652) it drops the
-# less important one or stores both in opposite directions. We add penalty * 2 (w1 w2)^2 and ask which choice has
-# the least loss. The expected loss is an integral over two values; we take it by Gauss-Legendre nodes
-# and minimise thousands of models at once, so nothing is blurred by samples.
+# The smallest model that has to choose: h = w1 x1 + w2 x2, x' = relu(w h + b), the second feature of
+# importance I, both there with probability p. Without penalty (Elhage et al. 2022, arXiv:2209.10652) it
+# drops the less important one or stores both in opposite directions. We add penalty * 2 (w1 w2)^2 and ask
+# which choice has the least loss. The expected loss is an integral over two values; we take it by
+# Gauss-Legendre nodes and minimise thousands of models at once, so nothing is blurred by samples.
 
 # %%
 from typing import Any
@@ -101,10 +101,10 @@ history = train_many(models, loss, lambda step: batch, steps=STEPS, lr=LR, decay
 # %% [markdown]
 # ### Which phase is each setting in?
 #
-# By the signs and sizes of the two weights of the best start. Beside it the forecast on the back of an envelope:
-# weights of 0 or 1 and no bias. Dropping feature i costs its worth times the variance p/3 - p^2/4;
-# two features back to back go wrong only when both are there, and then each by min(x1, x2), whose mean square
-# is 1/6; so together p^2 (1 + I)/6, and twice the penalty.
+# By the signs and sizes of the two weights of the best start. Beside it the forecast on the back of an
+# envelope: weights of 0 or 1 and no bias. Dropping feature i costs its worth times the variance p/3 -
+# p^2/4; two features back to back go wrong only when both are there, and then each by min(x1, x2), whose
+# mean square is 1/6; so together p^2 (1 + I)/6, and twice the penalty.
 
 # %%
 shape = (len(PENALTIES), len(WORTHS), len(CHANCES))
@@ -136,7 +136,9 @@ sampled = torch.where(there, sampled, 0.0).to(device)
 at = middle * len(CHANCES) + 4  # the model without penalty at worth 1 and the fifth probability
 with torch.no_grad():
     chosen = models[at * STARTS + int(best[at])]
-    by_sample = (chosen(sampled)[0] - sampled).square().sum(-1).mean() / scale(weights[at * STARTS], worth[at * STARTS])
+    by_sample = (chosen(sampled)[0] - sampled).square().sum(-1).mean() / scale(
+        weights[at * STARTS], worth[at * STARTS]
+    )
 with torch.no_grad():  # of antipodal models: both signs changed must change nothing, one sign everything
     opposed = [n for n in range(len(WORTHS) * len(CHANCES)) if phases.flatten()[n] == 2]  # without penalty
     flipped: list[torch.Tensor] = []
@@ -146,7 +148,9 @@ with torch.no_grad():  # of antipodal models: both signs changed must change not
             new.load_state_dict(models[n * STARTS + int(best[n])].state_dict())
             new.w.mul_(torch.tensor(signs, device=device))
         at_best = [n * STARTS for n in opposed]
-        flipped.append(Many(mirrored).each(loss, tuple(part[at_best] for part in batch)) if opposed else torch.zeros(1))
+        flipped.append(
+            Many(mirrored).each(loss, tuple(part[at_best] for part in batch)) if opposed else torch.zeros(1)
+        )
     before = found.min(1).values[opposed] if opposed else torch.zeros(1)
 shuffled = envelope.flatten()[torch.randperm(envelope.numel(), generator=torch.Generator().manual_seed(SEED))]
 metrics = {

@@ -12,8 +12,8 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 #
 # Five equally important sparse features in two dimensions can end as a regular pentagon, as a square (two
 # antipodal pairs) with the fifth left out, or as something else. Which is best can be computed; which is
-# reached depends on start and optimiser. We train every start three times: with Adam, with Adam on other data,
-# and by plain gradient descent, from weights of four sizes, and count.
+# reached depends on start and optimiser. We train every start three times: with Adam, with Adam on other
+# data, and by plain gradient descent, from weights of four sizes, and count.
 
 # %%
 from collections import Counter
@@ -140,7 +140,9 @@ with torch.no_grad():
     candidates = []
     picked = next((n for n, figure in enumerate(names["Adam"]) if figure == "pentagon"), 0)
     turned, scattered = Toy(0, 1.0).to(device), []
-    turned.W.copy_(superposition.rotations(1, 2, torch.Generator().manual_seed(SEED))[0].to(device) @ adam[picked].W)
+    turned.W.copy_(
+        superposition.rotations(1, 2, torch.Generator().manual_seed(SEED))[0].to(device) @ adam[picked].W
+    )
     turned.b.copy_(adam[picked].b)
     noop = abs(loss_of(turned) - loss_of(adam[picked]))
     for n in range(20):  # the same lengths and biases, every column turned by an angle of its own
@@ -184,7 +186,9 @@ for ax, arm in zip(axes[:2], ("Adam", "descent"), strict=True):
 plots.bars(axes[2], {f: price[f] for f in figures} | {"ideal": min(candidates)}, "Loss of each outcome",
            y="share of dropping all", highlight=["ideal"])  # fmt: skip
 for ax, figure in zip(axes[3:5], figures[:2], strict=False):
-    model = next(m for arm in ("Adam", "descent") for m, f in zip(runs[arm], names[arm], strict=True) if f == figure)
+    model = next(
+        m for arm in ("Adam", "descent") for m, f in zip(runs[arm], names[arm], strict=True) if f == figure
+    )
     names_of = [str(i) if size > 0.2 else "" for i, size in enumerate(model.W.norm(dim=0))]
     plots.arrows(ax, model.W.mT, f"A {figure}", names=names_of)
 spread = torch.tensor(history["loss"]) / dropped

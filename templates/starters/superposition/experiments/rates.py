@@ -11,10 +11,11 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # ## Rare features lose twice, and have one virtue
 #
 # In the published toy (Elhage et al. 2022, arXiv:2209.10652) all features of a model are equally rare. Here
-# feature i has a rate p_i of its own. Ignoring a rare feature costs little; but a rare feature also seldom disturbs
-# others. Three arms keep the two apart: *rate* (importance 1), *evened* (importance 1/p_i, so that ignoring any
-# feature costs the same), and *importance* (one rate for all, importance chosen so that ignoring costs what it
-# does in the first arm). The first and third differ in nothing but who disturbs whom.
+# feature i has a rate p_i of its own. Ignoring a rare feature costs little; but a rare feature also seldom
+# disturbs others. Three arms keep the two apart: *rate* (importance 1), *evened* (importance 1/p_i, so that
+# ignoring any feature costs the same), and *importance* (one rate for all, importance chosen so that
+# ignoring costs what it does in the first arm). The first and third differ in nothing but who disturbs
+# whom.
 
 # %%
 from typing import Any
@@ -95,8 +96,8 @@ print(f"the rarest feature was seen about {rates[-1] * BATCH * STEPS:.0f} times"
 # %% [markdown]
 # ### Lengths, shares of a dimension, partners
 #
-# Stored means: alone on at 1, more than half of it comes back; a rare feature can be long and yet be silenced by
-# its bias. The partner of a stored feature is the stored one that it points away from most.
+# Stored means: alone on at 1, more than half of it comes back; a rare feature can be long and yet be
+# silenced by its bias. The partner of a stored feature is the stored one that it points away from most.
 
 # %%
 with torch.no_grad():
@@ -174,7 +175,8 @@ for n, arm in enumerate(ARMS):
     axes[1].plot(order, back[n].mean(0).cpu(), **style)
     axes[2].plot(order, b[n].mean(0).cpu(), **style)
 ticks = [0, half, FEATURES - 1]
-for ax, title, y in ((axes[0], "Squared length", "|W|^2"), (axes[1], "Alone on at 1, comes back as", "output"),
+for ax, title, y in ((axes[0], "Squared length", "|W|^2"),
+                     (axes[1], "Alone on at 1, comes back as", "output"),
                      (axes[2], "Bias", "b")):  # fmt: skip
     ax.set_xticks(ticks, [f"{i} ({rates[i]:.2g})" for i in ticks])
     ax.legend(fontsize=8, frameon=False)

@@ -10,10 +10,10 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## A ReLU has no scale, a GELU has one
 #
-# Others have found less superposition with GELU than with ReLU in the toy (Lad and Kostolansky 2023). But GELU
-# bends within about one unit of zero, and features on [0, 1] live just there. So the question is not
-# GELU or ReLU but how large the features are. We multiply them by c, divide the loss by c^2, and learn the bias in
-# units of c: for ReLU nothing whatever may change then, which is the no-op.
+# Others have found less superposition with GELU than with ReLU in the toy (Lad and Kostolansky 2023). But
+# GELU bends within about one unit of zero, and features on [0, 1] live just there. So the question is not
+# GELU or ReLU but how large the features are. We multiply them by c, divide the loss by c^2, and learn the
+# bias in units of c: for ReLU nothing whatever may change then, which is the no-op.
 
 # %%
 from typing import Any
@@ -45,7 +45,9 @@ SIZES = [0.3, 1.0, 3.0, 10.0, 30.0]
 settings = [(kind, c) for kind in ("relu", ACTIVATION) for c in SIZES]
 size = torch.tensor([c for _, c in settings for _ in range(COPIES)], device=device)
 smooth = torch.tensor([float(kind != "relu") for kind, _ in settings for _ in range(COPIES)], device=device)
-bend = {"gelu": nn.functional.gelu, "silu": nn.functional.silu, "softplus": nn.functional.softplus}[ACTIVATION]
+bend = {"gelu": nn.functional.gelu, "silu": nn.functional.silu, "softplus": nn.functional.softplus}[
+    ACTIVATION
+]
 
 
 class Toy(nn.Module):
@@ -79,7 +81,13 @@ whole = test[0].var(0, correction=0).sum()
 with torch.no_grad():
     untrained = (Many(models).each(loss, (test, size, smooth)) / whole).median().item()
 history = train_many(
-    models, loss, lambda step: (inputs(BATCH, generator), size, smooth), steps=STEPS, lr=LR, decay=True, every=STEPS
+    models,
+    loss,
+    lambda step: (inputs(BATCH, generator), size, smooth),
+    steps=STEPS,
+    lr=LR,
+    decay=True,
+    every=STEPS,
 )
 
 # %% [markdown]
@@ -100,7 +108,9 @@ with torch.no_grad():
     out = many.each(each, (test[:, :2000], size, smooth))
     absent = test[:, :2000] == 0
 W = torch.stack([m.W.detach() for m in models])
-overlap = superposition.cosines(W).square().sum(-1).mean(-1) - 1  # interference: squared cosines with all others
+overlap = (
+    superposition.cosines(W).square().sum(-1).mean(-1) - 1
+)  # interference: squared cosines with all others
 
 
 def table(values: torch.Tensor) -> dict[str, list[float]]:

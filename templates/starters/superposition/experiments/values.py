@@ -10,11 +10,12 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## What a bias may cut away
 #
-# In the published toy (Elhage et al. 2022, arXiv:2209.10652) an active feature is uniform on [0, 1]. Alone on, it
-# comes back as relu(|W_i|^2 x + b_i): a slope and an intercept. A feature of one value needs one point of
-# that line right, so |W_i|^2 + b_i = 1 will do, with any negative bias, and a negative bias swallows interference.
-# A graded feature needs the whole line, slope 1 and intercept 0. So what does training choose for values
-# in between, and is it the gap above zero that counts, or only how much the values vary?
+# In the published toy (Elhage et al. 2022, arXiv:2209.10652) an active feature is uniform on [0, 1]. Alone
+# on, it comes back as relu(|W_i|^2 x + b_i): a slope and an intercept. A feature of one value needs one
+# point of that line right, so |W_i|^2 + b_i = 1 will do, with any negative bias, and a negative bias
+# swallows interference. A graded feature needs the whole line, slope 1 and intercept 0. So what does
+# training choose for values in between, and is it the gap above zero that counts, or only how much the
+# values vary?
 
 # %%
 from collections.abc import Callable
@@ -45,9 +46,10 @@ device = run.device
 # %% [markdown]
 # ### Distributions of the active value
 #
-# Each is a function of a uniform u. *Power* touches zero and yet varies as little as uniform on [1/2, 1] does,
-# both relative to the mean; *two points* 1/2 and 1 have the same gap as uniform on [1/2, 1] and vary more. Uniform
-# on [0, 1/2] is uniform on [0, 1] at half the size: a ReLU network has no scale, so it is the no-op.
+# Each is a function of a uniform u. *Power* touches zero and yet varies as little as uniform on [1/2, 1]
+# does, both relative to the mean; *two points* 1/2 and 1 have the same gap as uniform on [1/2, 1] and vary
+# more. Uniform on [0, 1/2] is uniform on [0, 1] at half the size: a ReLU network has no scale, so it is the
+# no-op.
 
 
 def uniform(low: float, high: float = 1.0) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -65,13 +67,15 @@ POWER = 28**0.5 - 1  # 1 / (k (k + 2)) = 1/27, the squared variation of uniform 
 CONSTANT = levels(1, 0.0, 1.0)
 ARMS = {
     "gap": {
-        "[0, 1]": uniform(0), "[0, 1/2]": uniform(0, 0.5), "[1/4, 1]": uniform(0.25), "[1/2, 1]": uniform(0.5),
+        "[0, 1]": uniform(0), "[0, 1/2]": uniform(0, 0.5), "[1/4, 1]": uniform(0.25),
+        "[1/2, 1]": uniform(0.5),
         "[3/4, 1]": uniform(0.75), "two points": levels(2, 0.25), "[0.27, 1]": uniform(0.268),
         "power": lambda u: u ** (1 / POWER), "one value": CONSTANT,
     },
     "levels": {"one level": levels(1, 0)}
     | {f"2, ±{d:g}": levels(2, d) for d in (0.03, 0.06, 0.12, 0.25)}
-    | {"3 levels": levels(3, 0.12), "9 levels": levels(9, 0.12), "[1/2, 1]": uniform(0.5), "[0, 1]": uniform(0)},
+    | {"3 levels": levels(3, 0.12), "9 levels": levels(9, 0.12)}
+    | {"[1/2, 1]": uniform(0.5), "[0, 1]": uniform(0)},
     "bits": {"[0, 1]": uniform(0), "one value": CONSTANT},
 }[QUESTION]  # fmt: skip
 CHANCES = [0.2, 0.1, 0.05, 0.02, 0.01] if QUESTION == "bits" else [PROBABILITY]
@@ -120,9 +124,9 @@ history = train_many(
 # %% [markdown]
 # ### The line that each stored feature gets, and what it costs
 #
-# A feature is stored if, alone on at its mean value, more than half of that comes back. Intercepts are in units of
-# the mean value: without that, distributions of other size cannot be set side by side. Losses are shares of the
-# loss of answering zero.
+# A feature is stored if, alone on at its mean value, more than half of that comes back. Intercepts are in
+# units of the mean value: without that, distributions of other size cannot be set side by side. Losses are
+# shares of the loss of answering zero.
 
 # %%
 with torch.no_grad():
@@ -160,13 +164,14 @@ def by_setting(values: torch.Tensor) -> list[float]:
 
 table = {name: by_setting(values) for name, values in {
     "slope": line, "intercept": intercept, "stored": count, "loss": relative, "several": several,
-    "leak": leak, "variation": variation, "bare": without[0] - relative, "dealt": (without[1] - relative).abs()}.items()}  # fmt: skip
+    "leak": leak, "variation": variation, "bare": without[0] - relative,
+    "dealt": (without[1] - relative).abs()}.items()}  # fmt: skip
 rows = {setting: {name: column[n] for name, column in table.items()} for n, setting in enumerate(settings)}
 
 
-print('probability, distribution:', ', '.join(table))
+print("probability, distribution:", ", ".join(table))
 for (arm, p, is_free), row in rows.items():
-    figures = '  '.join(f'{value:6.3f}' for value in row.values())
+    figures = "  ".join(f"{value:6.3f}" for value in row.values())
     print(f"{p:5.2f} {arm:>10}{'' if is_free else ' (no filter)'}  {figures}")
 
 
@@ -240,7 +245,12 @@ for n in ROUND:
     rings = [Ring(1000 * SEED + seed).to(device) for seed in range(8)]
     hot = torch.eye(n, device=device).expand(len(rings), -1, -1)
     followed = train_many(
-        rings, lambda m, x: (m(x) - x).square().sum(), lambda step, hot=hot: hot, steps=2 * STEPS, lr=LR, decay=True
+        rings,
+        lambda m, x: (m(x) - x).square().sum(),
+        lambda step, hot=hot: hot,
+        steps=2 * STEPS,
+        lr=LR,
+        decay=True,
     )
     last = torch.tensor(followed["loss"][-1])
     ring = rings[int(last.argmin())].W.detach()
@@ -264,7 +274,9 @@ for ax, what, title in ((axes[0], "slope", "Slope |W|^2 of stored features"),
 x = torch.linspace(0, 1.8, 60)
 for index, arm in enumerate(list(ARMS)[:: 1 if len(ARMS) < 5 else 2][:5]):
     s, i = at(arm, "slope"), at(arm, "intercept")
-    axes[3].plot(x, torch.relu(s * x + i), color=plots.COLOURS[index], linestyle=plots.STYLES[index % 4], label=arm)
+    axes[3].plot(
+        x, torch.relu(s * x + i), color=plots.COLOURS[index], linestyle=plots.STYLES[index % 4], label=arm
+    )
 axes[3].plot([0, 1.8], [0, 1.8], color="0.6", linewidth=0.8)
 axes[3].legend(fontsize=8, frameon=False)
 plots.label(axes[3], "A feature alone on, comes back as", "value (in mean values)", "output")
@@ -279,7 +291,9 @@ else:
     spots: list[tuple[float, float, list[str]]] = []
     for name, s in zip(names, free_rows, strict=True):  # points that lie on each other share one label
         x_at, y_at = rows[s]["variation"], rows[s]["intercept"]
-        near = next((spot for spot in spots if abs(spot[0] - x_at) < 0.035 and abs(spot[1] - y_at) < 0.012), None)
+        near = next(
+            (spot for spot in spots if abs(spot[0] - x_at) < 0.035 and abs(spot[1] - y_at) < 0.012), None
+        )
         if near is None:
             spots.append((x_at, y_at, [name]))
         else:
@@ -287,9 +301,11 @@ else:
         axes[4].scatter([x_at], [y_at], color=plots.COLOURS[0], s=18)
     for x_at, y_at, shared in spots:
         left = x_at > 0.45
-        axes[4].annotate("\n".join(shared), (x_at, y_at), fontsize=7, xytext=(-7, 0) if left else (9, 0), va="center",
-                         ha="right" if left else "left", textcoords="offset points")  # fmt: skip
-    plots.label(axes[4], "Does variation alone predict it?", "standard deviation / mean", "intercept, in mean values")
+        axes[4].annotate("\n".join(shared), (x_at, y_at), fontsize=7, xytext=(-7, 0) if left else (9, 0),
+                         va="center", ha="right" if left else "left", textcoords="offset points")  # fmt: skip
+    plots.label(
+        axes[4], "Does variation alone predict it?", "standard deviation / mean", "intercept, in mean values"
+    )
 if circle:
     plots.arrows(axes[5], rings[int(last.argmin())].W.mT, f"{ROUND[-1]} bits on a circle")
 else:
