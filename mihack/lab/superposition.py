@@ -67,7 +67,8 @@ def purity(W: Float[Tensor, "*copy hidden feature"]) -> Float[Tensor, "*copy hid
 def rotations(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "count size size"]:
     """Random rotations and reflections, all equally likely (QR of Gaussian matrices, signs put right)."""
     q, r = torch.linalg.qr(torch.randn(count, size, size, generator=generator))
-    return q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    turned: Tensor = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    return turned
 
 
 def gaps(W: Float[Tensor, "2 feature"], shortest: float = 0.5) -> list[float]:

@@ -207,7 +207,8 @@ axes[3].hist(W1.flatten().cpu(), bins=50, color=plots.COLOURS[0])
 plots.label(axes[3], f"Input weights, {width} neurons", "weight", "count")
 plots.heatmap(axes[4], W1, "Which bits a neuron reads", x="bit", y="neuron", signed=True)
 plots.bars(axes[5], dict(zip(("2 on", "3 on", "4 on", "6 on"), by_crowd, strict=True)),
-           "Off the training distribution", y="squared error", highlight=[f"{ON} on"], marks={"linear, 3 on": linear})  # fmt: skip
+           "Off the training distribution", y="squared error", highlight=[f"{ON} on"],
+           marks={f"linear, {ON} on": linear})  # fmt: skip
 run.save(fig, "gates")
 
 # %%

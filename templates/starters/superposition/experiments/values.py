@@ -78,7 +78,8 @@ ARMS = {
     | {"[1/2, 1]": uniform(0.5), "[0, 1]": uniform(0)},
     "bits": {"[0, 1]": uniform(0), "one value": CONSTANT},
 }[QUESTION]  # fmt: skip
-CHANCES = [0.2, 0.1, 0.05, 0.02, 0.01] if QUESTION == "bits" else [PROBABILITY]
+CHANCES = [0.1, 0.05, 0.02, 0.01, 0.005] if QUESTION == "bits" else [PROBABILITY]
+RAREST = CHANCES[-1]
 settings = [(arm, chance, free) for chance in CHANCES for arm in ARMS for free in (True,)]
 settings += [(list(ARMS)[-1] if QUESTION != "gap" else "[1/2, 1]", PROBABILITY, False)]  # no bias at all
 copies = [setting for setting in settings for _ in range(COPIES)]
@@ -211,15 +212,13 @@ elif QUESTION == "levels":
     }
 else:
     metrics |= {
-        "bit_slope": at("one value", "slope"),
-        "bit_sum": at("one value", "slope", 0.01) + at("one value", "intercept", 0.01),
-        "bit_loss": at("one value", "loss", 0.01),
-        "graded_rare_loss": at("[0, 1]", "loss", 0.01),
-        "bit_crowded_loss": at("one value", "loss"),
+        "bit_slope": at("one value", "slope", RAREST),
+        "bit_sum": at("one value", "slope", RAREST) + at("one value", "intercept", RAREST),
+        "bit_gain": at("[0, 1]", "loss", RAREST) - at("one value", "loss", RAREST),
+        "bit_crowded_gain": at("[0, 1]", "loss") - at("one value", "loss"),
         "bit_stored": at("one value", "stored"),
-        "graded_stored": at("[0, 1]", "stored"),
-        "bit_several": at("one value", "several", 0.01),
-        "graded_several": at("[0, 1]", "several", 0.01),
+        "bit_several": at("one value", "several", RAREST),
+        "graded_several": at("[0, 1]", "several", RAREST),
     }
 
 # %% [markdown]
