@@ -52,6 +52,7 @@ device = run.device
 # no-op.
 
 
+# %%
 def uniform(low: float, high: float = 1.0) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda u: low + (high - low) * u
 
