@@ -13,8 +13,8 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # Two features of a pair are always on together, never, or something in between; how often each is on stays
 # the same. In the published toy (Elhage et al. 2022, arXiv:2209.10652) a model puts features that occur
 # together at right angles, so that they do not disturb each other, and features that exclude each other
-# back to back. We sweep the correlation from -1 to 1 and measure the angle inside pairs, with random
-# pairings of the same features as the null, and what the arrangement is worth.
+# back to back. We sweep the correlation from -1 to 1 and measure the angle inside pairs, the angle to
+# features of other pairs beside it, and what the arrangement is worth.
 
 # %%
 from typing import Any
