@@ -45,10 +45,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ZOO, WORK = ROOT / "mihack" / "zoo", ROOT / ".zoo"
 START, VOCABULARY, CONTEXT = "<|start|>", 4096, 256
 ROWS, MICRO = 32, 4  # rows in a step; rows in a pass: four fit the processor's cache
-CURRICULUM = 400  # first steps: nothing but random tokens with a period of up to SHORT
-SHORT = 32
+# (up to this step, longest period, tokens in a row): first nothing but random tokens with a period
+CURRICULUM = ((400, 32, 128), (600, 64, 256), (800, 128, 256))
 MIX = {"natural": 0.6, "repeated passage": 0.25, "random with a period": 0.15}
-PEAK_RATE, WARMUP, WEIGHT_DECAY, CLIP = 2e-3, 200, 0.1, 1.0
+PEAK_RATE, WARMUP, WEIGHT_DECAY, CLIP = 2e-3, 100, 0.1, 1.0
 HELD_OUT = 10  # every tenth document is not trained on
 MEASURE_EVERY = 250  # steps; every 50 in the curriculum
 SAVE_EVERY = 200  # steps
@@ -133,11 +133,21 @@ def batch(stream: Tensor, step: int, seed: int) -> tuple[Tensor, Tensor]:
         start = draw(0, len(stream) - length)
         return stream[start : start + length].long()
 
+    def periodic(longest: int, context: int) -> tuple[Tensor, int]:
+        period = draw(4, longest + 1)
+        once = torch.randint(1, VOCABULARY, (period,), generator=generator)
+        return once.repeat(context // period + 1)[:context], period
+
+    for until, longest, context in CURRICULUM:
+        if step < until:
+            rows = torch.zeros(ROWS * CONTEXT // context, context + 1, dtype=torch.long)
+            counts = torch.ones(len(rows), context)
+            for row, count in zip(rows, counts, strict=True):
+                row[1:], period = periodic(longest, context)
+                count[:period] = 0.0  # what cannot be predicted does not count
+            return rows, counts
     rows, counts = torch.zeros(ROWS, CONTEXT + 1, dtype=torch.long), torch.ones(ROWS, CONTEXT)
     natural, passage = round(MIX["natural"] * ROWS), round(MIX["repeated passage"] * ROWS)
-    longest = CONTEXT // 2
-    if step < CURRICULUM:
-        natural, passage, longest = 0, 0, SHORT
     for row in range(ROWS):
         if row < natural:
             rows[row, 1:] = window(CONTEXT)
@@ -148,10 +158,8 @@ def batch(stream: Tensor, step: int, seed: int) -> tuple[Tensor, Tensor]:
             text[second : second + length] = text[first : first + length].clone()
             rows[row, 1:] = text
         else:
-            period = draw(4, longest + 1)
-            once = torch.randint(1, VOCABULARY, (period,), generator=generator)
-            rows[row, 1:] = once.repeat(CONTEXT // period + 1)[:CONTEXT]
-            counts[row, :period] = 0.0  # what cannot be predicted does not count
+            rows[row, 1:], period = periodic(CONTEXT // 2, CONTEXT)
+            counts[row, :period] = 0.0
     return rows, counts
 
 
@@ -280,7 +288,7 @@ def train(name: str, seed: int, steps: int) -> None:
     compiled = torch.compile(loss_of)
     began, total = time.perf_counter(), 0.0
     for step in range(start, steps + 1):
-        if step % (50 if step < 2 * CURRICULUM else MEASURE_EVERY) == 0 or step == steps:
+        if step % (50 if step < 1000 else MEASURE_EVERY) == 0 or step == steps:
             row = {"step": step, "tokens": step * ROWS * CONTEXT, **measure(name, seed, model, held_out)}
             curve.append(row)
             best = {k: max(map(max, row[k])) for k in ("induction", "previous_token")}
@@ -301,7 +309,8 @@ def train(name: str, seed: int, steps: int) -> None:
             group["lr"] = rate(step, steps)
         rows, counts = batch(stream, step, seed)
         total = 0.0
-        for part, weight in zip(rows.split(MICRO), counts.split(MICRO), strict=True):
+        few = MICRO * CONTEXT // counts.shape[1]
+        for part, weight in zip(rows.split(few), counts.split(few), strict=True):
             loss = compiled(part, weight) / counts.sum()
             loss.backward()
             total += loss.item()
@@ -313,7 +322,10 @@ def train(name: str, seed: int, steps: int) -> None:
         "settings": settings(name, seed),
         "steps": steps,
         "tokens": steps * ROWS * CONTEXT,
-        "curriculum": {"steps": CURRICULUM, "longest period": SHORT},
+        "curriculum": [
+            dict(zip(("up to step", "longest period", "tokens in a row"), stage, strict=True))
+            for stage in CURRICULUM
+        ],
         "mix": MIX,
         "torch": version("torch"),
         "python": platform.python_version(),

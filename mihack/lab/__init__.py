@@ -24,6 +24,7 @@ they can be read and edited; what is here would only be in the way there.
     sae       sparse autoencoders and transcoders: ReLU, TopK, BatchTopK; saved as safetensors
     sae_training  their training loop, and what it does with dead latents
     dictionary_metrics  explained variance, L0, density, loss recovered, recovery of known features
+    superposition  how features share dimensions: shares, cosines, alignment, figures in the plane
     planted   activations with known features in superposition, in groups or under parents
     fourier   the Fourier basis of the integers mod p
     plots     the field's pictures, legible in grey and to colour-blind readers
