@@ -14,7 +14,7 @@ from mihack.catalog.body import SCHEMES
 from mihack.terminal import clean
 
 TERM = Markup('<a class="term" href="{root}glossary.html#term-{slug}" aria-describedby="d-{slug}">{text}</a>')
-# Words that one would not look up in the middle of a sentence, though they are names in the glossary.
+# The shortest name to look for in a text: "QK" and the like stand in formulas and code.
 SHORTEST_NAME = 3
 
 
@@ -26,7 +26,7 @@ def safe_link(address: str) -> bool:
 @cache
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False})
-    parser.validateLink = safe_link  # type: ignore[method-assign]
+    parser.validateLink = safe_link  # type: ignore[assignment,method-assign]
     return parser
 
 
@@ -79,7 +79,7 @@ class Terms:
         names = sorted(self._slugs, key=len, reverse=True)
         either = "|".join(map(re.escape, names)) or r"(?!)"
         self._pattern = re.compile(rf"(?<![\w-])({either})(?:s|es)?(?![\w-])", re.IGNORECASE)
-        self._seen: set[str] = set()
+        self.seen: dict[str, None] = {}  # slugs, in the order of their first mention
 
     def linked(self, children: list[Token]) -> Iterator[Token]:
         """The tokens of a paragraph, with links at first mentions; never inside another link."""
@@ -95,9 +95,9 @@ class Terms:
         end = 0
         for found in self._pattern.finditer(text):
             slug = self._slugs.get(found[1].casefold(), "")
-            if not slug or slug in self._seen:
+            if not slug or slug in self.seen:
                 continue
-            self._seen.add(slug)
+            self.seen[slug] = None
             yield Token("text", "", 0, content=text[end : found.start()])
             link = TERM.format(root=self._root, slug=slug, text=found[0])
             yield Token("html_inline", "", 0, content=str(link))

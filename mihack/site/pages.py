@@ -68,8 +68,10 @@ class Site:
         counts = {slug: 0 for slug in self.areas}
         for item in self.index.problems.values():
             counts[item["area"]] = counts.get(item["area"], 0) + 1
+        example = next((key for key, item in self.index.problems.items() if item["starter"]), "")
+        home = {"counts": counts, "choices": self._choices(), "example": example}
         return {
-            "index.html": self._page("home.html", "", counts=counts, choices=self._choices()),
+            "index.html": self._page("home.html", "", **home),
             "glossary.html": self._page("glossary.html", "", users=self._users(), concepts=self._glossary()),
             "resources.html": self._page("resources.html", "", kinds=KINDS),
             "starters.html": self._page(
@@ -96,8 +98,13 @@ class Site:
             if item["area"] == slug:
                 groups.setdefault(self.index.whole(item)["subarea"], []).append(item)
         area = self.areas[slug]
-        guidance = area.get("sections") or self.index.area_texts.get(slug, [])
-        return self._page("area.html", "../", area=area, guidance=guidance, groups=groups)
+        terms = markdown.Terms(self.index.concepts, "../")
+        guidance = [
+            {"heading": part["heading"], "text": markdown.block(part["text"], terms)}
+            for part in area.get("sections") or self.index.area_texts.get(slug, [])
+        ]
+        values = {"area": area, "guidance": guidance, "groups": groups, "mentioned": terms.seen}
+        return self._page("area.html", "../", **values)
 
     def problem(self, item: dict[str, Any]) -> bytes:
         """One problem with everything that the catalogue knows of it."""
@@ -114,7 +121,9 @@ class Site:
             concepts=known,
             experiment=self._experiment(item),
             changed=changed(item),
-            works=[(self.index.works[ref["work"]], ref["bearing"]) for ref in item["works"] if self._has(ref)],
+            works=[
+                (self.index.works[ref["work"]], ref["bearing"]) for ref in item["works"] if self._has(ref)
+            ],
             related=[key for key in item["related"] if key not in self.index.hidden],
         )
 
