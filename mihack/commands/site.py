@@ -44,9 +44,7 @@ def build_command(folder: Path, catalog: tuple[str, ...]) -> None:
     write(made, folder)
     click.echo(str(folder / "index.html"))
     size = sum(map(len, made.values()))
-    click.echo(
-        f"{len(made)} files, {size / 1e6:.1f} MB. Open it, or put {folder} on a static host.", err=True
-    )
+    click.echo(f"{len(made)} files, {size / 1e6:.1f} MB: open it, or put them on a static host.", err=True)
 
 
 @site_command.command(

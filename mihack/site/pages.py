@@ -65,7 +65,7 @@ class Site:
 
     def overviews(self) -> Pages:
         """The pages that exist once: home, glossary, resources, starters."""
-        counts = {slug: 0 for slug in self.areas}
+        counts = dict.fromkeys(self.areas, 0)
         for item in self.index.problems.values():
             counts[item["area"]] = counts.get(item["area"], 0) + 1
         example = next((key for key, item in self.index.problems.items() if item["starter"]), "")
@@ -121,14 +121,14 @@ class Site:
             concepts=known,
             experiment=self._experiment(item),
             changed=changed(item),
-            works=[
-                (self.index.works[ref["work"]], ref["bearing"]) for ref in item["works"] if self._has(ref)
-            ],
+            works=self._works(item),
             related=[key for key in item["related"] if key not in self.index.hidden],
         )
 
-    def _has(self, reference: Mapping[str, str]) -> bool:
-        return reference["work"] in self.index.works
+    def _works(self, item: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
+        """The works that bear on a problem, each with what it settles."""
+        known = self.index.works
+        return [(known[ref["work"]], ref["bearing"]) for ref in item["works"] if ref["work"] in known]
 
     def _experiment(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
         """What the problem's repo starts from: names, the experiment's facts, its figure."""
