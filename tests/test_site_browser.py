@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browser import DESKTOP, PHONE, launched, opened, save, served
+from browser import DESKTOP, PHONE, launched, opened, save, served, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +29,9 @@ KINDS = {
     "the resources": "resources.html",
     "the starters": "starters.html",
 }
+LONG = {"the glossary", "the resources", "the starters"}
+SIZES = {"desktop": DESKTOP, "phone": PHONE}
+SIGHTS = [(scheme, size) for scheme in ("light", "dark") for size in SIZES]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def page(browser: Browser, base: str) -> Iterator[Page]:
 
 def count(page: Page) -> str:
     """What the page says of the number of results, once it says so."""
-    page.wait_for_function("document.getElementById('count').textContent !== ''")
+    until(page, "document.getElementById('count').textContent !== ''")
     return page.inner_text("#count")
 
 
@@ -101,7 +104,10 @@ class TestFiltering:
 
     def test_an_order_of_ones_own(self, page: Page, base: str) -> None:
         page.goto(f"{base}#sort=hours&difficulty=A")
-        lows = [float(text.split(" to ")[0]) for text in page.locator("#list .facts span:nth-child(3)").all_inner_texts()]
+        lows = [
+            float(text.split(" to ")[0])
+            for text in page.locator("#list .facts span:nth-child(3)").all_inner_texts()
+        ]
         assert lows == sorted(lows)
         assert len(set(lows)) > 1
 
@@ -119,9 +125,9 @@ class TestSearching:
     def test_the_start_of_a_word_is_enough_and_titles_come_first(self, page: Page, base: str) -> None:
         page.goto(base)
         page.fill("#q", "superpos")
-        page.wait_for_function("!document.getElementById('count').textContent.startsWith('433 ')")
+        until(page, "!document.getElementById('count').textContent.startsWith('433 ')")
         assert all(
-            "superposition" in title.lower() for title in page.locator("#list .row a").all_inner_texts()[:5]
+            "superpos" in title.lower() for title in page.locator("#list .row a").all_inner_texts()[:5]
         )
 
     def test_a_number_finds_its_problem(self, page: Page, base: str) -> None:
@@ -133,9 +139,9 @@ class TestSearching:
         page.wait_for_selector("#list .row")
         assert "none has all words" not in count(page)
         page.fill("#q", "induction zzyzxqq")
-        page.wait_for_function("document.getElementById('count').textContent.includes('none has all words')")
+        until(page, "document.getElementById('count').textContent.includes('none has all words')")
         page.fill("#q", "zzyzxqq")
-        page.wait_for_function("document.getElementById('count').textContent.startsWith('0 of')")
+        until(page, "document.getElementById('count').textContent.startsWith('0 of')")
 
     def test_the_search_is_read_only_when_it_is_used(self, browser: Browser, base: str) -> None:
         with opened(browser, base) as page:
@@ -150,7 +156,7 @@ class TestSearching:
             )
             assert 50_000 < first < 200_000
             page.focus("#q")
-            page.wait_for_function("window.MiniSearch && window.mihackTexts")
+            until(page, "window.MiniSearch && window.mihackTexts")
 
 
 class TestTheAddress:
@@ -158,7 +164,7 @@ class TestTheAddress:
         page.goto(f"{base}#difficulty=A&area=algorithmic-problems")
         assert page.input_value("#difficulty") == "A"
         assert page.input_value("#area") == "algorithmic-problems"
-        assert set(text.split(".")[0] for text in ids(page)) == {"3"}
+        assert {text.split(".")[0] for text in ids(page)} == {"3"}
 
     def test_an_odd_one_does_no_harm(self, page: Page, base: str) -> None:
         page.goto(f"{base}#difficulty=Z&area=%3Cb%3E&hours=x&nonsense=1")
@@ -190,7 +196,7 @@ class TestTheAddress:
     def test_a_search_is_one_step_back_not_one_for_each_letter(self, page: Page, base: str) -> None:
         page.goto(base)
         page.locator("#q").press_sequentially("grokking")
-        page.wait_for_function("!document.getElementById('count').textContent.startsWith('433 ')")
+        until(page, "!document.getElementById('count').textContent.startsWith('433 ')")
         assert page.url.endswith("#q=grokking")
         page.go_back()
         assert count(page) == "433 of 433 problems"
@@ -202,7 +208,7 @@ class TestKeysAlone:
         page.keyboard.press("/")
         assert focused(page) == "q"
         page.keyboard.type("induction")
-        page.wait_for_function("!document.getElementById('count').textContent.startsWith('433 ')")
+        until(page, "!document.getElementById('count').textContent.startsWith('433 ')")
         titles = page.locator("#list .row > a").all_inner_texts()
         page.keyboard.press("ArrowDown")
         assert focused(page) == titles[0]
@@ -267,7 +273,9 @@ class TestAProblem:
         page.wait_for_selector("text=Copied.")
         assert page.evaluate("window.copied") == "mihack new 3.16"
 
-    def test_a_term_shows_its_definition_to_mouse_and_keys(self, page: Page, base: str, shipped: Index) -> None:
+    def test_a_term_shows_its_definition_to_mouse_and_keys(
+        self, page: Page, base: str, shipped: Index
+    ) -> None:
         page.goto(f"{base}problems/3.16.html")
         term = page.locator("a.term", has_text="induction head").first
         start = shipped.concepts["induction-head"]["summary"][:40]
@@ -279,7 +287,7 @@ class TestAProblem:
         assert page.locator(".definition").inner_text().startswith(start)
         assert page.locator(f"#{term.get_attribute('aria-describedby')}").inner_text().startswith(start)
         page.keyboard.press("Tab")
-        page.wait_for_function("document.querySelector('.definition').hidden || "
+        until(page, "document.querySelector('.definition').hidden || "
                                "document.activeElement.matches('a.term')")  # fmt: skip
 
     def test_a_definition_stays_on_a_phones_screen(self, browser: Browser, base: str) -> None:
@@ -317,7 +325,7 @@ class TestEveryKindOfPage:
                 page.wait_for_selector("#list .row")
                 page.select_option("#difficulty", "A")
                 page.fill("#q", "induction")
-                page.wait_for_function("window.MiniSearch && window.mihackTexts")
+                until(page, "window.MiniSearch && window.mihackTexts")
                 assert "q=induction" in page.url
             assert page.locator("h1").count() == 1
 
@@ -328,21 +336,21 @@ class TestEveryKindOfPage:
             page.wait_for_selector("h1")
             assert page.evaluate("document.documentElement.scrollWidth") <= 320
 
-    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize(("scheme", "size"), SIGHTS, ids=["-".join(sight) for sight in SIGHTS])
     @pytest.mark.parametrize("kind", KINDS)
-    def test_axe_finds_nothing(self, browser: Browser, base: str, kind: str, scheme: str) -> None:
+    def test_axe_finds_nothing(self, browser: Browser, base: str, kind: str, scheme: str, size: str) -> None:
+        if kind in LONG and (scheme == "light") != (size == "desktop"):
+            pytest.skip("a long page: axe takes seconds, so it sees two of the four")
         axe = pytest.importorskip("axe_playwright_python").__path__[0]
-        with opened(browser, base, color_scheme=scheme) as page:
+        with opened(browser, base, color_scheme=scheme, viewport=SIZES[size]) as page:
             page.goto(base + KINDS[kind])
             if "#q" in KINDS[kind]:
                 page.wait_for_selector("#list .row")
             page.evaluate((Path(axe) / "axe.min.js").read_text(encoding="utf-8"))
-            for size in (DESKTOP, PHONE):
-                page.set_viewport_size(size)
-                result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-                assert len(result["passes"]) > 10
-                told = [(v["id"], [n["html"] for n in v["nodes"]][:3]) for v in result["violations"]]
-                assert told == []
+            result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+            assert len(result["passes"]) > 10
+            told = [(v["id"], [n["html"] for n in v["nodes"]][:3]) for v in result["violations"]]
+            assert told == []
 
 
 # What an author of a catalogue might try: each would set window.pwned if anything of it ran.
@@ -419,7 +427,9 @@ def hostile(index: Index, texts: list[str]) -> Index:
     return Index(
         {
             "problems": {"X-1": problem},
-            "areas": {problem["area"]: {**dressed(index.areas[problem["area"]], fixed), "sections": sections}},
+            "areas": {
+                problem["area"]: {**dressed(index.areas[problem["area"]], fixed), "sections": sections}
+            },
             "concepts": {
                 slug: dressed(index.concepts[slug], fixed) | {"body": given(lines=True)}
                 for slug in problem["concepts"]
@@ -447,7 +457,8 @@ INERT = """() => {
     (one) => [...one.attributes].some((attribute) => attribute.name.startsWith("on")));
   const links = [...document.querySelectorAll("[href], [src], [action], [srcdoc]")].filter(
     (one) => !/^(https?|mailto):/.test(one.href ?? one.src ?? "none"));
-  const strange = [...document.querySelectorAll("script, iframe, object, embed, base, form, svg, style, img")].filter(
+  const rare = "script, iframe, object, embed, base, form, svg, style, img";
+  const strange = [...document.querySelectorAll(rare)].filter(
     (one) => !(one.tagName === "SCRIPT" && one.src.startsWith(location.origin)) && one.id !== "filters");
   const refresh = document.querySelectorAll("meta[http-equiv=refresh]").length;
   return {ran, events: events.length, links: links.length, strange: strange.length, refresh};
@@ -455,6 +466,13 @@ INERT = """() => {
 CLEAN = {"ran": False, "events": 0, "links": 0, "strange": 0, "refresh": 0}
 VISITS = ("index.html", "index.html#q=pwned", "problems/X-1.html", "areas/algorithmic-problems.html",
           "glossary.html", "resources.html", "starters.html")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fuzzed(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, str, Path]]:
+    folder = tmp_path_factory.mktemp("fuzzed")
+    with served(folder) as base, opened(browser, base, bypass_csp=True) as page:
+        yield page, base, folder
 
 
 class TestAHostileCatalogue:
@@ -500,12 +518,14 @@ class TestAHostileCatalogue:
                 context.close()
         assert ran == [True, False]
 
-    @settings(max_examples=25, deadline=None, derandomize=True, database=None,
+    @settings(max_examples=12, deadline=None, derandomize=True, database=None,
               suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
     @given(
         st.lists(
             st.lists(
-                st.sampled_from(ATTEMPTS) | st.sampled_from(list("<>&'\"`[]()!*_#\n\\/=: ")) | st.text(max_size=6),
+                st.sampled_from(ATTEMPTS)
+                | st.sampled_from(list("<>&'\"`[]()!*_#\n\\/=: "))
+                | st.text(max_size=6),
                 min_size=1,
                 max_size=5,
             ).map("".join),
@@ -522,22 +542,14 @@ class TestAHostileCatalogue:
             page.goto(base + visit)
             assert page.evaluate(INERT) == CLEAN, visit
 
-    @pytest.fixture(scope="class")
-    def fuzzed(
-        self, browser: Browser, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[tuple[Page, str, Path]]:
-        folder = tmp_path_factory.mktemp("fuzzed")
-        with served(folder) as base, opened(browser, base, bypass_csp=True) as page:
-            yield page, base, folder
-
 
 class TestTenThousandProblems:
-    def test_the_list_filters_and_searches(
-        self, browser: Browser, shipped: Index, tmp_path: Path
-    ) -> None:
+    def test_the_list_filters_and_searches(self, browser: Browser, shipped: Index, tmp_path: Path) -> None:
         originals = [shipped.whole(item) for item in shipped.problems.values()]
         many = {f"X-{n}": {**originals[n % len(originals)], "id": f"X-{n}"} for n in range(10_000)}
-        kinds = {kind: getattr(shipped, kind) for kind in ("areas", "concepts", "resources", "works", "starters")}
+        kinds = {
+            kind: getattr(shipped, kind) for kind in ("areas", "concepts", "resources", "works", "starters")
+        }
         site = Site(Index({"problems": many, **kinds}), {})
         save(site.assets() | {"index.html": site.overviews()["index.html"]}, tmp_path)
         with served(tmp_path) as base, opened(browser, base) as page:
@@ -548,7 +560,7 @@ class TestTenThousandProblems:
             easy = sum("A" in item["difficulty"] for item in many.values())
             assert count(page) == f"{easy} of 10000 problems"
             page.fill("#q", "induction heads")
-            page.wait_for_function(f"!document.getElementById('count').textContent.startsWith('{easy} ')")
+            until(page, f"!document.getElementById('count').textContent.startsWith('{easy} ')")
             assert page.locator("#list .row").count() > 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -198,6 +199,7 @@ def _environment() -> Environment:
         "block": markdown.block,
         "initial": lambda text: next(_initials(text), "#"),
         "hours": lambda pair: f"{pair[0]:g} to {pair[1]:g} h" if pair[0] != pair[1] else f"{pair[0]:g} h",
+        "query": lambda text: quote(clean(text), safe=""),
         "safe_link": markdown.safe_link,
     }
     environment.globals |= {"BASIS": BASIS, "address": address, "work_link": work_link}

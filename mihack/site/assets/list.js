@@ -60,6 +60,7 @@
     return texts;
   };
   const build = () => {
+    const titles = problems.map((p) => p.title.toLowerCase());
     const made = new window.MiniSearch({
       idField: "place",
       fields: ["title", "tags", "area", "about", "text"],
@@ -67,6 +68,7 @@
         boost: { title: 8, tags: 4, area: 3, about: 3, text: 1 },
         prefix: (word) => word.length > 1,
         fuzzy: (word) => (word.length > 4 ? 0.2 : false),
+        boostDocument: (place, term) => (titles[place].includes(term) ? 3 : 1),
         combineWith: "AND",
       },
     });
