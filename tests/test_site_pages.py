@@ -52,6 +52,10 @@ class Outline(HTMLParser):
             if name in {"aria-describedby", "aria-labelledby", "for"}:
                 self.referred += (value or "").split()
 
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID
+        self.handle_starttag(tag, attrs)
+
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 

@@ -6,7 +6,7 @@
   const byId = (id) => document.getElementById(id);
   const form = byId("filters");
   const NAMES = ["q", "difficulty", "area", "status", "hours", "compute", "coding", "starter", "sort"];
-  const STEP = 60; // rows shown at first, and more with each press of the button
+  const STEP = 40; // rows shown at first, and more with each press of the button
   const FIELDS = ["id", "title", "difficulty", "area", "status", "low", "high", "compute", "coding",
     "starter", "near", "tags", "remains"];
   const problems = data.problems.map((row, place) => {
