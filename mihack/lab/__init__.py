@@ -5,6 +5,10 @@ matplotlib and never mihack.  The TransformerLens calls themselves stand in the 
 they can be read and edited; what is here would only be in the way there.
 
     knobs     read the knobs at the top of an experiment, override them from the command line
+    models    one call to load an embedded model, a folder, a hub name or a GGUF file
+    gguf      GGUF files as folders that TransformerLens loads
+    prompts   clean and corrupt prompts: IOI, greater-than, docstring, pronoun, successor, acronym, induction
+    prompt_sets  what a set of prompts is, and how its tokens are checked
     results   one folder per run: metrics against expectation, config, environment, figures
     train     a short training loop for toy models
     many      the same for many seeds or settings of a toy model at once
