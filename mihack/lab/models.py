@@ -197,7 +197,8 @@ def _tokenizer(folder: Path) -> Any:
         if path.is_file():
             special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "<|start|>")
             read: Any = PreTrainedTokenizerFast
-            return read(tokenizer_file=str(path), **special)
+            # TransformerLens looks the path up
+            return read(tokenizer_file=str(path), name_or_path=str(path.parent), **special)
     return None
 
 
