@@ -229,6 +229,15 @@ class TestNamedSources:
         with pytest.raises(DataError, match="hub:owner/name:2: no field 'text'; there: other"):
             next(found)
 
+    def test_what_the_hub_raises_comes_with_advice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*names: Any, **options: Any) -> Any:
+            raise RuntimeError("connection reset\nand much more")
+
+        monkeypatch.setattr("mihack.lab.models._hub_reached", lambda: True)
+        monkeypatch.setitem(sys.modules, "datasets", type("Fake", (), {"load_dataset": staticmethod(broken)}))
+        with pytest.raises(DataError, match=r"datasets says: connection reset\.\nEither take"):
+            next(iter(documents("hub:owner/name")))
+
     def test_the_hub_without_datasets_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("mihack.lab.models._hub_reached", lambda: True)
         monkeypatch.setitem(sys.modules, "datasets", None)
@@ -514,7 +523,7 @@ class TestMemory:
         for index, count in enumerate((20, 20, 400)):  # the first also pays for what is loaded once
             folder = tmp_path / str(index)
             peaks.append(self.peak(lambda n=count, f=folder: token_rows(many(n), Letters(), f, width=64)))
-        assert peaks[2] < 1.3 * peaks[1], peaks
+        assert peaks[2] < min(1.3 * peaks[1], 500_000), peaks
 
     @pytest.mark.parametrize("line", ["abcd efg\n", "abcd efg "])
     def test_nor_does_one_long_document(self, tmp_path: Path, line: str) -> None:
@@ -524,4 +533,4 @@ class TestMemory:
             path.write_text(line * count)
             folder = tmp_path / str(index)
             peaks.append(self.peak(lambda p=path, f=folder: token_rows(documents(p), Letters(), f, width=64)))
-        assert peaks[2] < 1.3 * peaks[1], peaks
+        assert peaks[2] < min(1.3 * peaks[1], 500_000), peaks

@@ -1,4 +1,4 @@
-"""Text as a stream of documents, in a fixed order, never a whole file in memory.
+"""Text as a stream of documents, in a fixed order, never a whole file in memory (of JSON, a line).
 
     documents("corpus.txt")                  # one document, or several with form feeds between them
     documents("corpus.jsonl.gz")             # one on each line, in the field "text"
@@ -265,7 +265,7 @@ def _hub(name: str, field: str, split: str, config: str | None) -> Iterator[Docu
                 yield Document(f"hub:{name}:{number}", text)
     except DataError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # datasets passes on what its file systems and HTTP clients raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(_not_here(name, f"datasets says: {first}")) from error
 
