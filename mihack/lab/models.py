@@ -182,7 +182,7 @@ def _embedded(
     if off:
         raise ModelError(f"{path} does not fit its config.json, at {', '.join(sorted(off)[:3])}")
     model.load_state_dict(weights, strict=False)
-    return model.to(dtype)
+    return model if dtype == torch.float32 else model.to(dtype)  # .to announces itself
 
 
 def _shape(weights: Mapping[str, Any], key: str) -> Any:
