@@ -7,6 +7,8 @@ they can be read and edited; what is here would only be in the way there.
     knobs     read the knobs at the top of an experiment, override them from the command line
     results   one folder per run: metrics against expectation, config, environment, figures
     train     a short training loop for toy models
+    schedules what to multiply the learning rate by at each step
+    checkpoints  weights at log-spaced steps, and going on after a kill, bit for bit
     many      the same for many seeds or settings of a toy model at once
     othello   random legal games of Othello on a small board, all at once
     heads     scores that say what an attention head attends to
