@@ -6,6 +6,7 @@ they can be read and edited; what is here would only be in the way there.
 
     knobs     read the knobs at the top of an experiment, override them from the command line
     results   one folder per run: metrics against expectation, config, environment, figures
+    comparison  two runs or several seeds of two settings side by side: python -m lab.comparison A B
     train     a short training loop for toy models
     schedules what to multiply the learning rate by at each step
     checkpoints  weights at log-spaced steps, and going on after a kill, bit for bit
