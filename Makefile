@@ -54,6 +54,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/patching.py
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/many.py
+	$(BIN)/python benchmarks/views.py
+	$(BIN)/python benchmarks/dictionaries.py
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -13,10 +13,23 @@ they can be read and edited; what is here would only be in the way there.
     many      the same for many seeds or settings of a toy model at once
     othello   random legal games of Othello on a small board, all at once
     heads     scores that say what an attention head attends to
+    ov_circuits  scores that say what it does with that, from its weights
+    lens      the stream read as logits: the logit lens, and every component's exact share of a logit
     patching  exact activation patching that runs only what a patch can change
     attribution  what every edge carries, by gradients at several points (EAP with integrated gradients)
     scan      the strongest examples of every neuron or head, over any number of tokens
+    probes    linear probes with held-out scores, controls, and directions to intervene along
+    probe_fits  ridge, logistic and mass-mean, in the units of the activations
+    directions  hooks that add a direction, take it out, or mirror across it
+    sae       sparse autoencoders and transcoders: ReLU, TopK, BatchTopK; saved as safetensors
+    sae_training  their training loop, and what it does with dead latents
+    dictionary_metrics  explained variance, L0, density, loss recovered, recovery of known features
+    planted   activations with known features in superposition, in groups or under parents
     fourier   the Fourier basis of the integers mod p
     plots     the field's pictures, legible in grey and to colour-blind readers
+    text_plots  tokens coloured by a value, and the strongest examples of a unit, as pictures
+    interactive  the same to point at: HTML for notebooks and reports that fetches nothing
+    interactive_page  its style and script
+    examples  the text around the places that a scan found
     text      a small language-model corpus from text that ships with Python
 """

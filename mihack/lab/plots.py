@@ -67,8 +67,12 @@ def loss_curves(
     y: str = "loss (nats)",
     log: bool = True,
     marks: Mapping[str, float] | None = None,
+    phases: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Columns of a training history against the step; ``marks`` draws level lines (chance, say)."""
+    """Columns of a training history against the step; ``marks`` draws level lines (chance, say).
+
+    ``phases``: name -> (from, to) in steps; every other one is shaded, and all are named at the top.
+    """
     for index, name in enumerate(names):
         ax.plot(
             history["step"],
@@ -80,8 +84,18 @@ def loss_curves(
     levels(ax, marks or {})
     if log:
         ax.set_yscale("log")
+    _phases(ax, phases or {})
     ax.legend(fontsize=8, frameon=False)
     label(ax, title, "step", y)
+
+
+def _phases(ax: Axes, phases: Mapping[str, tuple[float, float]]) -> None:
+    for index, (name, (start, end)) in enumerate(phases.items()):
+        if index % 2 == 0:
+            ax.axvspan(start, end, color="0.5", alpha=0.18, linewidth=0, zorder=0)
+        ax.annotate(name, ((start + end) / 2, 0.985), xycoords=("data", "axes fraction"), fontsize=7.5,
+                    ha="center", va="top", color="0.2", rotation=90 if len(phases) > 3 else 0, zorder=3,
+                    bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6})  # fmt: skip
 
 
 def heatmap(
@@ -111,7 +125,7 @@ def heatmap(
         (y_ticks, values.shape[0], ax.set_yticks),
     ):
         if ticks is not None:
-            setter(range(len(ticks)), [str(tick) for tick in ticks])
+            setter(range(len(ticks)), [str(tick) for tick in ticks], parse_math=False)  # "$" is a token too
         elif size <= 12:
             setter(range(size))
     if numbers:
@@ -181,5 +195,56 @@ def points(
     xs, ys = as_array(x), as_array(y)
     ax.scatter(xs, ys, s=14, color=COLOURS[0])
     for name, left, up in zip(names, xs, ys, strict=True):
-        ax.annotate(str(name), (left, up), fontsize=7, xytext=(2, 2), textcoords="offset points")
+        ax.annotate(str(name), (left, up), fontsize=7, xytext=(2, 2), textcoords="offset points",
+                    parse_math=False)  # fmt: skip
     label(ax, title, x_name, y_name)
+
+
+def head_scores(ax: Axes, scores: Any, title: str, *, signed: bool = False, numbers: bool = False) -> None:
+    """A score of every head, [layer, head], as a grid of heads."""
+    heatmap(ax, scores, title, x="head", y="layer", signed=signed, numbers=numbers)
+
+
+def pattern_grid(patterns: Any, title: str) -> Figure:
+    """The attention patterns of all heads of a model, [layer, head, query, key], as small multiples."""
+    values = as_array(patterns)
+    layers, heads = values.shape[:2]
+    fig, axes = figure(layers, heads, title, size=(1.1 * heads + 1.2, 1.1 * layers + 1.0))
+    for (layer, head), ax in zip(np.ndindex(layers, heads), axes, strict=True):
+        image = ax.imshow(values[layer, head], cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+        ax.set_xticks([])
+        ax.set_yticks([])
+        if layer == 0:
+            ax.set_title(f"head {head}", fontsize=8)
+        if head == 0:
+            ax.set_ylabel(f"layer {layer}", fontsize=8)
+    fig.supxlabel("key (attended to)", fontsize=9)
+    fig.supylabel("query (attending)", fontsize=9)
+    fig.colorbar(image, ax=axes.tolist(), shrink=0.6, label="attention").ax.tick_params(labelsize=7)
+    return fig
+
+
+def arrows(ax: Axes, features: Any, title: str, *, names: Sequence[Any] | None = None) -> None:
+    """Features as arrows in the plane, [feature, 2], with the unit circle for scale."""
+    values = as_array(features)
+    turn = np.linspace(0, 2 * np.pi, 200)
+    ax.plot(np.cos(turn), np.sin(turn), color="0.75", linewidth=0.8)
+    for index, (x, y) in enumerate(values):
+        colour = COLOURS[index % len(COLOURS)]
+        ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.6})
+        name = str(index if names is None else names[index])
+        ax.annotate(name, (1.12 * x, 1.12 * y), ha="center", va="center", fontsize=8, parse_math=False)
+    reach = 1.25 * max(1.0, float(np.abs(values).max()))
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    label(ax, title, "dimension 1", "dimension 2")
+
+
+def cosines(ax: Axes, vectors: Any, title: str, *, names: Sequence[Any] | None = None) -> None:
+    """Cosine of every pair of vectors, [vector, dimension]; a zero vector has cosine 0 with all."""
+    values = as_array(vectors)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    unit = values / np.where(lengths == 0, 1, lengths)
+    ticks = None if names is None else [str(name) for name in names]
+    heatmap(ax, unit @ unit.T, title, x="feature", y="feature", x_ticks=ticks, y_ticks=ticks, signed=True,
+            limits=(-1, 1), numbers=len(values) <= 10)  # fmt: skip
+    ax.set_aspect("equal")
