@@ -10,7 +10,10 @@ they can be read and edited; what is here would only be in the way there.
     prompts   clean and corrupt prompts: IOI, greater-than, docstring, pronoun, successor, acronym, induction
     prompt_sets  what a set of prompts is, and how its tokens are checked
     results   one folder per run: metrics against expectation, config, environment, figures
+    comparison  two runs or several seeds of two settings side by side: python -m lab.comparison A B
     train     a short training loop for toy models
+    schedules what to multiply the learning rate by at each step
+    checkpoints  weights at log-spaced steps, and going on after a kill, bit for bit
     many      the same for many seeds or settings of a toy model at once
     othello   random legal games of Othello on a small board, all at once
     heads     scores that say what an attention head attends to

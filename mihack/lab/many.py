@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from tqdm.auto import tqdm
 
-from .train import learning_rate
+from .schedules import learning_rate
 
 # (one copy as a function, its batch) -> scalar loss; the batch is what ``batch_at`` gave, for one copy
 Loss = Callable[[Callable[..., Any], Any], Tensor]

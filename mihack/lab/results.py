@@ -5,12 +5,15 @@ results/<time>-seed<seed>/
     config.json        the knobs of this run
     environment.json   versions, device, threads
     figures/*.png
+
+Two runs side by side: ``python -m lab.comparison RUN_A RUN_B``.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import random
 import sys
@@ -203,8 +206,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON that any reader accepts: NaN and infinities become null."""
-    path.write_text(json.dumps(_finite(data), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write JSON that any reader accepts: NaN and infinities become null.
+
+    Through a temporary file: a run that is killed leaves no half of one.
+    """
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(json.dumps(_finite(data), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)  # noqa: PTH105
 
 
 def _finite(data: Any) -> Any:
