@@ -91,7 +91,8 @@ def compare_runs(a: Path | str | Sequence[Path | str], b: Path | str | Sequence[
     found = [[report["metrics"] for report in side] for side in metrics]
     names = list(dict.fromkeys(name for side in found for run in side for name in run))
     return Comparison(
-        *([str(folder) for folder in side] for side in folders),
+        a=[str(folder) for folder in folders[0]],
+        b=[str(folder) for folder in folders[1]],
         knobs=_differing(*([config["knobs"] for config in side] for side in configs)),
         environment=_differing(*([_flat(place) for place in side] for side in places)),
         metrics=[_row(name, *([run.get(name) for run in side] for side in found)) for name in names],
@@ -103,7 +104,8 @@ def run_folders(given: Sequence[Path | str]) -> list[Path]:
     found: list[Path] = []
     for item in given:
         # a folder's own name may hold what a glob takes for a pattern
-        places = [Path(item)] if Path(item).exists() else [Path(p) for p in sorted(glob.glob(str(item)))]
+        pattern = sorted(glob.glob(str(item)))  # noqa: PTH207 - Path.glob wants a relative pattern
+        places = [Path(item)] if Path(item).exists() else [Path(path) for path in pattern]
         if not places:
             raise NotComparable(f"{item}: there is no such run. Those that there are: ls results")
         for place in places:

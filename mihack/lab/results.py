@@ -200,7 +200,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         label, verdict = str(row["label"]), "ok" if row["met"] else "MISSED"
         label = label if len(label) <= 44 else label[:43] + "…"
-        lines.append(f"{label:44} {row['found']:>10.4g}  {bound(row):<16} {verdict}")
+        found = f"{row['found']:.4g}"
+        found = found if len(found) <= 10 else f"{row['found']:.2g}"  # a run that blew up: -1.3e+154
+        lines.append(f"{label:44} {found:>10}  {bound(row):<16} {verdict}")
     met = sum(row["met"] for row in rows)
     return "\n".join([*lines, "-" * 79, f"{met} of {len(rows)} as expected"])
 
