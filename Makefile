@@ -8,13 +8,14 @@ READY := $(VENV)/.ready
 DEMO := demo
 PROBLEM ?= 3.3
 
-.PHONY: help demo test test-all verify catalog lint bench clean
+.PHONY: help demo test test-all verify catalog site lint bench clean
 
 help:
 	@echo "make demo      install, list the A problems, create a repo for one, run its GPU check and starter"
 	@echo "make test      install, lint, type-check and run the tests (under 20 minutes on 2 cores)"
 	@echo "make verify    run every problem's experiment on three seeds; can be interrupted and resumed"
 	@echo "make catalog   rebuild the index and the JSON Schemas from catalog/ and templates/"
+	@echo "make site      build the catalogue's web site into site/"
 	@echo "make bench     start-up, bake and 10,000-card times, as ratios to their peers"
 	@echo "make clean     remove .venv and the demo"
 
@@ -43,6 +44,9 @@ verify: $(READY)
 catalog: $(READY)
 	$(BIN)/python -m mihack.catalog.build
 
+site: $(READY)
+	$(BIN)/mihack site build site
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -51,7 +55,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/bake.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/site.py
 	$(BIN)/python benchmarks/patching.py
+	$(BIN)/python benchmarks/paths.py
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/many.py
 	$(BIN)/python benchmarks/views.py

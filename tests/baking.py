@@ -107,8 +107,8 @@ def problem(**changes: Any) -> dict[str, Any]:
     return {**card, **changes}
 
 
-def index(*problems: dict[str, Any]) -> Index:
-    """An index of the given problems and the tiny starter."""
+def index(*problems: dict[str, Any], about: dict[str, Any] | None = None) -> Index:
+    """An index of the given problems and the tiny starter, whose experiment says ``about`` as well."""
     return Index(
         {
             "problems": {card["id"]: card for card in problems},
@@ -116,15 +116,23 @@ def index(*problems: dict[str, Any]) -> Index:
             "concepts": {"sum": {"term": "sum", "summary": "What adding gives."}},
             "resources": {"slate": SLATE},
             "works": WORKS,
-            "starters": {"tiny": {"selector": "task", "experiments": {"count": ABOUT}}},
+            "starters": {
+                "tiny": {
+                    "selector": "task",
+                    "needs": ["scikit-learn>=1.5,<2"],
+                    "experiments": {"count": {**ABOUT, **(about or {})}},
+                }
+            },
         }
     )
 
 
-def bake(card: dict[str, Any] | None = None, **answers: Any) -> dict[str, bytes]:
+def bake(
+    card: dict[str, Any] | None = None, about: dict[str, Any] | None = None, **answers: Any
+) -> dict[str, bytes]:
     """The plan for a card."""
     card = card or problem()
-    return plan.plan(card, plan.Answers(**answers), index(card))
+    return plan.plan(card, plan.Answers(**answers), index(card, about=about))
 
 
 @pytest.fixture(autouse=True)

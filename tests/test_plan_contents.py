@@ -13,7 +13,8 @@ import pytest
 from baking import bake, problem, tiny  # noqa: F401
 
 from mihack import shipped
-from mihack.scaffold import plan
+from mihack.errors import MihackError
+from mihack.scaffold import experiment, notebook, plan
 from mihack.scaffold.plan import check_gpu as the_real_check_gpu
 
 FILES = {
@@ -96,10 +97,11 @@ def test_every_planned_file_has_a_purpose() -> None:
 
 def test_requirements_are_the_same_in_all_three_places() -> None:
     files = bake()
-    for requirement in plan.REQUIREMENTS:
+    for requirement in (*experiment.REQUIREMENTS, "scikit-learn>=1.5,<2"):
         assert f'  "{requirement}",' in files["pyproject.toml"].decode()
         assert requirement in files["requirements.txt"].decode().splitlines()
-    assert "matplotlib>=3.8,<4" in files["notebook.ipynb"].decode()
+        if not requirement.startswith("torch>"):  # Colab has its own
+            assert requirement in files["notebook.ipynb"].decode()
 
 
 def test_lab_is_copied_byte_for_byte() -> None:
@@ -148,3 +150,59 @@ def test_the_gpu_check_is_the_doctor_and_needs_no_mihack() -> None:
     }
     assert "platform" in imported
     assert not [name for name in imported if name.startswith((".", "mihack"))]
+
+
+class TestModelsThatTravel:
+    """An experiment on an embedded model brings it along, in the repo and inside the notebook."""
+
+    @pytest.fixture
+    def zoo(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        (tmp_path / "zoo" / "dwarf" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "zoo" / "texts").mkdir()
+        (tmp_path / "zoo" / "texts" / "rhyme.txt").write_text("one, two\n", encoding="utf-8")
+        (tmp_path / "zoo" / "tokenizer.json").write_text("{}", encoding="utf-8")
+        for name in experiment.MODEL_FILES:
+            (tmp_path / "zoo" / "dwarf" / name).write_bytes(bytes(range(256)))
+        (tmp_path / "zoo" / "dwarf" / "checkpoints" / "step00001.safetensors").write_bytes(b"early")
+        monkeypatch.setattr(experiment, "zoo_dir", lambda: tmp_path / "zoo")
+        return tmp_path / "zoo"
+
+    def test_the_repo_holds_the_model_the_tokenizer_and_the_text(self, zoo: Path) -> None:
+        files = bake(about={"models": ["dwarf"], "texts": ["rhyme"]})
+        assert files["models/dwarf/model.safetensors"] == bytes(range(256))
+        assert {"models/tokenizer.json", "models/dwarf/README.md", "texts/rhyme.txt"} <= set(files)
+        assert not any("checkpoints" in path for path in files)
+
+    def test_checkpoints_come_along_where_asked_for(self, zoo: Path) -> None:
+        files = bake(about={"models": ["dwarf"], "checkpoints": True})
+        assert files["models/dwarf/checkpoints/step00001.safetensors"] == b"early"
+
+    def test_the_notebook_alone_writes_the_same_bytes(
+        self, zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files = bake(about={"models": ["dwarf"], "texts": ["rhyme"]})
+        (cell,) = [
+            cell
+            for cell in json.loads(files["notebook.ipynb"])["cells"]
+            if "mihack-models" in cell["metadata"].get("tags", [])
+        ]
+        (tmp_path / "empty").mkdir()
+        monkeypatch.chdir(tmp_path / "empty")
+        exec("".join(cell["source"]), {})
+        for name in files:
+            if name.startswith(("models/", "texts/")):
+                assert Path(name).read_bytes() == files[name]
+
+    def test_a_file_that_is_there_already_is_kept(
+        self, zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = notebook.models_source({"texts/rhyme.txt": b"ours"})
+        monkeypatch.chdir(tmp_path)
+        Path("texts").mkdir()
+        Path("texts/rhyme.txt").write_bytes(b"theirs")
+        exec(source, {})
+        assert Path("texts/rhyme.txt").read_bytes() == b"theirs"
+
+    def test_a_model_that_is_not_there_is_named(self, zoo: Path) -> None:
+        with pytest.raises(MihackError, match="giant"):
+            bake(about={"models": ["giant"]})

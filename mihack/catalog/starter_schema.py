@@ -71,6 +71,14 @@ class Experiment(Strict):
     lab: Annotated[list[KnobName], Distinct] = Field(
         default=[], description="The modules of mihack/lab that the script imports."
     )
+    needs: list[OneLine] = Field(default=[], description="Packages beyond those of its starter.")
+    models: Annotated[list[Slug], Distinct] = Field(
+        default=[], description="The embedded models of mihack/zoo that the repo carries."
+    )
+    checkpoints: bool = Field(default=False, description="Whether their training checkpoints come along.")
+    texts: Annotated[list[Slug], Distinct] = Field(
+        default=[], description="The texts of mihack/zoo/texts that the repo carries."
+    )
     expected: Annotated[list[ExpectedRow], Field(min_length=1)] = Field(
         description="What the script should measure."
     )

@@ -16,7 +16,10 @@ they can be read and edited; what is here would only be in the way there.
     ov_circuits  scores that say what it does with that, from its weights
     lens      the stream read as logits: the logit lens, and every component's exact share of a logit
     patching  exact activation patching that runs only what a patch can change
+    gradient_patching  an estimate of all its maps from one backward pass
+    paths     what each head tells one later component directly, its query, key or value alone
     attribution  what every edge carries, by gradients at several points (EAP with integrated gradients)
+    agreement  how far an estimate goes with the exact effects
     scan      the strongest examples of every neuron or head, over any number of tokens
     probes    linear probes with held-out scores, controls, and directions to intervene along
     probe_fits  ridge, logistic and mass-mean, in the units of the activations
@@ -24,6 +27,7 @@ they can be read and edited; what is here would only be in the way there.
     sae       sparse autoencoders and transcoders: ReLU, TopK, BatchTopK; saved as safetensors
     sae_training  their training loop, and what it does with dead latents
     dictionary_metrics  explained variance, L0, density, loss recovered, recovery of known features
+    superposition  how features share dimensions: shares, cosines, alignment, figures in the plane
     planted   activations with known features in superposition, in groups or under parents
     fourier   the Fourier basis of the integers mod p
     plots     the field's pictures, legible in grey and to colour-blind readers

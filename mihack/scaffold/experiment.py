@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _KNOBS_TITLE = "knobs"
+#: What every repo needs; a starter or an experiment may add to it (``needs``).
+REQUIREMENTS = ("torch>=2.6,<3", "transformer-lens>=4.3,<5", "matplotlib>=3.8,<4")
+MODEL_FILES = ("config.json", "model.safetensors", "README.md")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,12 @@ class Experiment:
     about: Mapping[str, Any]  # the experiment's yaml
     script: Script
     knobs: dict[str, Knob]
+    needs: tuple[str, ...] = ()  # packages beyond those that every repo has
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """The packages of the repo, each once, those of every repo first."""
+        return tuple(dict.fromkeys((*REQUIREMENTS, *self.needs)))
 
     @property
     def expected_rows(self) -> list[dict[str, Any]]:
@@ -69,7 +78,8 @@ def choose(problem: Mapping[str, Any], index: Index, settings: Mapping[str, str]
             f"{selector} chooses the experiment and belongs to the problem",
             hint="Pick another problem instead: mihack list",
         )
-    return _filled(starter, name, about, parameters, settings)
+    chosen = _filled(starter, name, about, parameters, settings)
+    return replace(chosen, needs=(*manifest.get("needs", []), *about.get("needs", [])))
 
 
 def _filled(
@@ -121,6 +131,35 @@ def lab_files(experiment: Experiment) -> dict[str, bytes]:
         for names in re.findall(r"^from \. import (.+)$", path.read_text(encoding="utf-8"), re.M):
             wanted += [part.split(" as ")[0].strip() for part in names.split(",")]
     return dict(sorted(files.items()))
+
+
+def zoo_dir() -> Path:
+    """The folder of embedded models and texts."""
+    return Path(shipped.__file__).parent / "zoo"
+
+
+def carried_models(experiment: Experiment) -> dict[str, bytes]:
+    """The embedded models and texts that the experiment uses, where ``lab/models.py`` looks for them.
+
+    Checkpoints come along where the experiment asks (``checkpoints: true``): they weigh ten times as much.
+    """
+    zoo = zoo_dir()
+    names = [str(name) for name in experiment.about.get("models", [])]
+    files = {f"models/{name}/{part}": zoo / name / part for name in names for part in MODEL_FILES}
+    if experiment.about.get("checkpoints"):
+        steps = [
+            path for name in names for path in sorted((zoo / name / "checkpoints").glob("*.safetensors"))
+        ]
+        files |= {f"models/{path.relative_to(zoo).as_posix()}": path for path in steps}
+    if names:
+        files["models/tokenizer.json"] = zoo / "tokenizer.json"
+    for name in experiment.about.get("texts", []):
+        files[f"texts/{name}.txt"] = zoo / "texts" / f"{name}.txt"
+    for path in files.values():
+        if not path.is_file():
+            where = path.relative_to(zoo)
+            raise MihackError(f"the experiment {experiment.name} needs mihack/zoo/{where}: not there")
+    return {name: path.read_bytes() for name, path in sorted(files.items())}
 
 
 def _lab_imports(cell: Cell) -> list[str]:

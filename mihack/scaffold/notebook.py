@@ -6,8 +6,11 @@ missing, so that the .ipynb runs alone in an empty folder, as it does when uploa
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +47,7 @@ def install_missing():
             return None
 
     here = version("transformer-lens")
-    if here and tuple(map(int, here.split(".")[:2])) >= {least} and version("matplotlib"):
+    if here and tuple(map(int, here.split(".")[:2])) >= {least} and all(map(version, {names})):
         return
     keep = [f"{{name}}=={{version(name)}}" for name in ("torch", "numpy") if version(name)]
     with tempfile.TemporaryDirectory() as folder:
@@ -66,12 +69,25 @@ def write_missing(files):
 install_missing()
 write_missing(json.loads({files}))'''
 
+_MODELS = """\
+#@title Models and texts: they travel in this cell, compressed {{display-mode: "form"}}
+import base64
+import zlib
+from pathlib import Path
+
+for name, packed in {files}.items():
+    path = Path(name)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(zlib.decompress(base64.b85decode(packed)))"""
+
 
 def build(
     cells: Sequence[Cell],
     *,
     problem_id: str,
     carried: Mapping[str, bytes],
+    models: Mapping[str, bytes],
     requirements: Sequence[str],
     github: str = "",
 ) -> dict[str, Any]:
@@ -81,6 +97,8 @@ def build(
         _cell(Cell("code", setup_source(carried, requirements)), "mihack-setup", hidden=True),
         _cell(Cell("code", _CHECK), "mihack-check", hidden=True),
     ]
+    if models:
+        extra.insert(2, _cell(Cell("code", models_source(models)), "mihack-models", hidden=True))
     own = [_cell(cell) for cell in cells]
     ordered = [*own[:1], *extra, *own[1:]]
     for place, cell in enumerate(ordered):
@@ -128,12 +146,21 @@ def setup_source(carried: Mapping[str, bytes], requirements: Sequence[str]) -> s
     files = {path: content.decode() for path, content in sorted(carried.items())}
     lens = next(name for name in requirements if name.startswith("transformer-lens"))
     least = lens.split(">=")[1].split(",")[0].split(".")
-    packages = [name for name in requirements if not name.startswith("torch")]
+    packages = [name for name in requirements if not name.startswith("torch>")]
     return _SETUP.format(
         files=repr(json.dumps(files, ensure_ascii=True)),
+        names=[re.split(r"[<>=!~\[ ]", name)[0] for name in packages],
         packages=", ".join(map(repr, packages)),
         least=f"({int(least[0])}, {int(least[1])})",
     )
+
+
+def models_source(models: Mapping[str, bytes]) -> str:
+    """The cell that writes models and texts: bytes as base85 of zlib, a quarter more than the file."""
+    packed = {
+        path: base64.b85encode(zlib.compress(data, 9)).decode() for path, data in sorted(models.items())
+    }
+    return _MODELS.format(files=repr(packed))
 
 
 def _cell(cell: Cell, tag: str = "", *, hidden: bool = False) -> dict[str, Any]:

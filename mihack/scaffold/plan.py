@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__, shipped
 from . import engine, notebook, percent, values
 from .encode import json_text, markdown_text, url
-from .experiment import Experiment, choose, lab_files
+from .experiment import Experiment, carried_models, choose, lab_files
 from .paths import confined, slug
 
 if TYPE_CHECKING:
     from ..catalog.index import Index
 
 Plan = dict[str, bytes]
-
-REQUIREMENTS = ("torch>=2.6,<3", "transformer-lens>=4.3,<5", "matplotlib>=3.8,<4")
 
 #: One line per planned file or folder, in the order in which a newcomer meets them. Those up to
 #: pyproject.toml make the map that ``mihack new`` prints.
@@ -32,6 +30,8 @@ PURPOSES = {
     "PROBLEM.md": "the problem in full: first steps, prior work, words used",
     "REPORT.md": "your write-up: a skeleton with prompts",
     "lab/": "training loop, plots, result files: yours to change",
+    "models/": "small trained models, with their model cards",
+    "texts/": "text to read with them, never trained on",
     "tests/": "quick checks that it all still fits: pytest",
     "pyproject.toml": "dependencies (also requirements.txt)",
     "requirements.txt": "the dependencies again, for pip install -r",
@@ -95,16 +95,18 @@ def _experiment_files(
         "expected.json": json_text(expected).encode(),
         **lab_files(experiment),
     }
+    models = carried_models(experiment)
     built = notebook.build(
         cells,
         problem_id=str(problem["id"]),
         carried=carried,
-        requirements=REQUIREMENTS,
+        models=models,
+        requirements=experiment.requirements,
         github=answers.github,
     )
     text = percent.dump(script)
     compile(text, "experiment.py", "exec")  # never hand out a script that Python cannot read
-    return {**carried, "experiment.py": text.encode(), "notebook.ipynb": notebook.to_bytes(built)}
+    return {**carried, **models, "experiment.py": text.encode(), "notebook.ipynb": notebook.to_bytes(built)}
 
 
 def check_gpu() -> bytes:

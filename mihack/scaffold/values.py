@@ -54,6 +54,8 @@ def context(
         "lead_md": _lead(problem),
         "remains_md": markdown_block(problem.get("remains") or ""),
         "experiment_md": markdown_block(about.get("summary", "")),
+        "requirements_txt": "\n".join(map(one_line, experiment.requirements)),
+        "requirements_toml": "\n".join(f"  {toml_string(name)}," for name in experiment.requirements),
         "seconds": str(about.get("seconds", "?")),
         "expected_md": _expected_table(experiment.expected_rows),
         "look_at_md": markdown_block(about.get("look_at") or "").strip(),

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-ADDED = {"mihack-badge", "mihack-setup", "mihack-check"}  # cells that only the notebook has
+ADDED = {"mihack-badge", "mihack-setup", "mihack-models", "mihack-check"}  # cells that only the notebook has
 
 
 def read_json(name):
