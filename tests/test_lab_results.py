@@ -147,6 +147,15 @@ class TestBounds:
         assert all(row["met"] == (metrics.get(row["metric"], math.nan) >= 0) for row in found)
         assert all(len(line) <= 80 for line in results.table(found).splitlines())
 
+    @given(numbers, numbers, numbers, texts)
+    def test_long_numbers_are_shown_in_full_within_80_columns(
+        self, value: float, low: float, high: float, label: str
+    ) -> None:
+        rows = compare({"a": value}, [{"metric": "a", "label": label, "between": [low, high]}])
+        lines = results.table(rows).split("\n")
+        assert all(len(line) <= 80 for line in lines)
+        assert bound(rows[0]) in "\n".join(lines)
+
     def test_bounds_in_words(self) -> None:
         rows = [{"at_least": 0.9}, {"at_most": 1e-3}, {"between": [0, 0.25]}]
         assert [bound(row) for row in rows] == ["at least 0.9", "at most 0.001", "0 to 0.25"]
