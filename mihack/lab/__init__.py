@@ -5,6 +5,10 @@ matplotlib and never mihack.  The TransformerLens calls themselves stand in the 
 they can be read and edited; what is here would only be in the way there.
 
     knobs     read the knobs at the top of an experiment, override them from the command line
+    models    one call to load an embedded model, a folder, a hub name or a GGUF file
+    gguf      GGUF files as folders that TransformerLens loads
+    prompts   clean and corrupt prompts: IOI, greater-than, docstring, pronoun, successor, acronym, induction
+    prompt_sets  what a set of prompts is, and how its tokens are checked
     results   one folder per run: metrics against expectation, config, environment, figures
     comparison  two runs or several seeds of two settings side by side: python -m lab.comparison A B
     train     a short training loop for toy models
@@ -35,5 +39,8 @@ they can be read and edited; what is here would only be in the way there.
     interactive  the same to point at: HTML for notebooks and reports that fetches nothing
     interactive_page  its style and script
     examples  the text around the places that a scan found
+    documents  text as a stream of documents: files, folders, shipped texts, the hub
+    data      token rows of them on disk, in a fixed order, with the source of every token
+    packing   the loop that packs tokens into rows
     text      a small language-model corpus from text that ships with Python
 """
