@@ -17,6 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
+from baking import bake, tiny  # noqa: E402, F401
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
@@ -280,6 +281,32 @@ class TestTheCommand:
         """It is run between two looks at a plot: half a second, not five."""
         code = "import sys, mihack.lab.comparison; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestInAGeneratedRepo:
+    def test_runs_of_its_experiment_are_compared_by_the_command(
+        self,
+        tmp_path: Path,
+        tiny: None,  # noqa: F811
+    ) -> None:
+        for path, content in bake().items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(content)
+
+        def python(*arguments: str) -> str:
+            command = [sys.executable, *arguments]
+            environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+            return subprocess.run(
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+            ).stdout
+
+        python("experiment.py", "--n", "10")
+        python("experiment.py", "--n", "20")
+        runs = [f"results/{run.name}" for run in sorted((tmp_path / "results").iterdir())]
+        found = json.loads(python("-m", "lab.comparison", *runs, "--json"))
+        assert (found["a"], found["b"]) == ([runs[0]], [runs[1]])
+        assert found["knobs"] == {"N": ["10", "20"]}
+        assert [row["difference"] for row in found["metrics"]] == [210 - 55]
 
 
 class TestWhatIsWrong:
