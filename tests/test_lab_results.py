@@ -17,6 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
+from baking import bake, tiny  # noqa: E402, F401
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
@@ -147,6 +148,15 @@ class TestBounds:
         assert all(row["met"] == (metrics.get(row["metric"], math.nan) >= 0) for row in found)
         assert all(len(line) <= 80 for line in results.table(found).splitlines())
 
+    @given(numbers, numbers, numbers, texts)
+    def test_long_numbers_are_shown_in_full_within_80_columns(
+        self, value: float, low: float, high: float, label: str
+    ) -> None:
+        rows = compare({"a": value}, [{"metric": "a", "label": label, "between": [low, high]}])
+        lines = results.table(rows).split("\n")
+        assert all(len(line) <= 80 for line in lines)
+        assert bound(rows[0]) in "\n".join(lines)
+
     def test_bounds_in_words(self) -> None:
         rows = [{"at_least": 0.9}, {"at_most": 1e-3}, {"between": [0, 0.25]}]
         assert [bound(row) for row in rows] == ["at least 0.9", "at most 0.001", "0 to 0.25"]
@@ -271,6 +281,32 @@ class TestTheCommand:
         """It is run between two looks at a plot: half a second, not five."""
         code = "import sys, mihack.lab.comparison; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestInAGeneratedRepo:
+    def test_runs_of_its_experiment_are_compared_by_the_command(
+        self,
+        tmp_path: Path,
+        tiny: None,  # noqa: F811
+    ) -> None:
+        for path, content in bake().items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(content)
+
+        def python(*arguments: str) -> str:
+            command = [sys.executable, *arguments]
+            environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+            return subprocess.run(
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+            ).stdout
+
+        python("experiment.py", "--n", "10")
+        python("experiment.py", "--n", "20")
+        runs = [f"results/{run.name}" for run in sorted((tmp_path / "results").iterdir())]
+        found = json.loads(python("-m", "lab.comparison", *runs, "--json"))
+        assert (found["a"], found["b"]) == ([runs[0]], [runs[1]])
+        assert found["knobs"] == {"N": ["10", "20"]}
+        assert [row["difference"] for row in found["metrics"]] == [210 - 55]
 
 
 class TestWhatIsWrong:

@@ -82,20 +82,22 @@ def compare_runs(a: Path | str | Sequence[Path | str], b: Path | str | Sequence[
     Each side is a run's folder, a folder of runs, a glob, or a list of these.  Raises NotComparable if
     one is missing, unfinished or broken, or if the runs are of different experiments.
     """
-    folders = [run_folders([side] if isinstance(side, Path | str) else side) for side in (a, b)]
+    one, two = (run_folders([side] if isinstance(side, Path | str) else side) for side in (a, b))
     metrics, configs, places = (
-        [[read_json(folder / f"{name}.json", part) for folder in side] for side in folders]
+        [[read_json(folder / f"{name}.json", part) for folder in side] for side in (one, two)]
         for name, part in FILES.items()
     )
-    _one_experiment(folders, metrics)
-    found = [[report["metrics"] for report in side] for side in metrics]
-    names = list(dict.fromkeys(name for side in found for run in side for name in run))
+    _one_experiment([one, two], metrics)
+    ours, theirs = ([report["metrics"] for report in side] for side in metrics)
+    knobs_a, knobs_b = ([config["knobs"] for config in side] for side in configs)
+    place_a, place_b = ([_flat(place) for place in side] for side in places)
+    names = dict.fromkeys(name for run in [*ours, *theirs] for name in run)
     return Comparison(
-        a=[str(folder) for folder in folders[0]],
-        b=[str(folder) for folder in folders[1]],
-        knobs=_differing(*([config["knobs"] for config in side] for side in configs)),
-        environment=_differing(*([_flat(place) for place in side] for side in places)),
-        metrics=[_row(name, *([run.get(name) for run in side] for side in found)) for name in names],
+        a=[str(folder) for folder in one],
+        b=[str(folder) for folder in two],
+        knobs=_differing(knobs_a, knobs_b),
+        environment=_differing(place_a, place_b),
+        metrics=[_row(name, [r.get(name) for r in ours], [r.get(name) for r in theirs]) for name in names],
     )
 
 
@@ -104,8 +106,9 @@ def run_folders(given: Sequence[Path | str]) -> list[Path]:
     found: list[Path] = []
     for item in given:
         # a folder's own name may hold what a glob takes for a pattern
-        pattern = sorted(glob.glob(str(item)))  # noqa: PTH207 - Path.glob wants a relative pattern
-        places = [Path(item)] if Path(item).exists() else [Path(path) for path in pattern]
+        # and Path.glob takes no absolute pattern
+        matching = sorted(glob.glob(str(item)))  # noqa: PTH207
+        places = [Path(item)] if Path(item).exists() else [Path(path) for path in matching]
         if not places:
             raise NotComparable(f"{item}: there is no such run. Those that there are: ls results")
         for place in places:
@@ -139,7 +142,7 @@ def read_json(path: Path, part: str) -> dict[str, Any]:
 
 def _one_experiment(folders: Sequence[list[Path]], metrics: Sequence[list[dict[str, Any]]]) -> None:
     named = {
-        report.get("experiment"): folder
+        str(report.get("experiment")): folder
         for side, reports in zip(folders, metrics, strict=True)
         for folder, report in zip(side, reports, strict=True)
     }

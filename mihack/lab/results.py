@@ -196,15 +196,22 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Found beside expected, as text that fits 80 columns."""
     if not rows:
         return "no expected values here: see metrics.json for what was found"
-    lines = [f"{'':44} {'found':>10}  {'expected':<16}", "-" * 79]
-    for row in rows:
+    expectations = [bound(row) for row in rows]
+    wide = max(16, *map(len, expectations))  # a bound is never cut off: labels give way to long ones
+    name = 60 - wide
+    lines = [f"{'':{name}} {'found':>10}  {'expected':<{wide}}", "-" * 79]
+    for row, expectation in zip(rows, expectations, strict=True):
         label, verdict = str(row["label"]), "ok" if row["met"] else "MISSED"
-        label = label if len(label) <= 44 else label[:43] + "…"
-        found = f"{row['found']:.4g}"
-        found = found if len(found) <= 10 else f"{row['found']:.2g}"  # a run that blew up: -1.3e+154
-        lines.append(f"{label:44} {found:>10}  {bound(row):<16} {verdict}")
+        label = label if len(label) <= name else label[: name - 1] + "…"
+        lines.append(f"{label:{name}} {_short(row['found'])}  {expectation:<{wide}} {verdict}")
     met = sum(row["met"] for row in rows)
     return "\n".join([*lines, "-" * 79, f"{met} of {len(rows)} as expected"])
+
+
+def _short(value: float) -> str:
+    """``value`` in ten columns: one digit less where -1.234e+100 would need eleven."""
+    text = f"{value:>10.4g}"
+    return text if len(text) <= 10 else f"{value:>10.3g}"
 
 
 def write_json(path: Path, data: Any) -> None:

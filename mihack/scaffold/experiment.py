@@ -114,7 +114,7 @@ def knobs_cell(script: Script) -> int:
 
 
 def lab_files(experiment: Experiment) -> dict[str, bytes]:
-    """The modules of ``lab/`` that the experiment needs, those which they need, and ``comparison``."""
+    """The modules of ``lab/`` that the experiment needs, those that they need, and ``comparison``."""
     folder = Path(shipped.__file__).parent / "lab"
     wanted = ["comparison", *(str(name) for name in experiment.about.get("lab", []))]
     wanted += [name for cell in experiment.script.cells for name in _lab_imports(cell)]
