@@ -15,6 +15,7 @@ they can be read and edited; what is here would only be in the way there.
     schedules what to multiply the learning rate by at each step
     checkpoints  weights at log-spaced steps, and going on after a kill, bit for bit
     many      the same for many seeds or settings of a toy model at once
+    many_transformers  the same for one-layer transformers, without what nobody reads
     othello   random legal games of Othello on a small board, all at once
     heads     scores that say what an attention head attends to
     ov_circuits  scores that say what it does with that, from its weights
