@@ -37,7 +37,7 @@ def main() -> int:
     """Run what is missing, write the report, return 1 if a row was missed."""
     arguments = parse()
     index = load()
-    wanted = arguments.only or listed(index)
+    wanted = arguments.only or representatives(index)
     store: Path = arguments.store
     store.mkdir(parents=True, exist_ok=True)
     if not arguments.report:
@@ -72,21 +72,21 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def listed(index: Index) -> list[str]:
-    """Problems whose starter is exact, and one for each experiment that only comes near to any."""
+def representatives(index: Index) -> list[str]:
+    """Problems with an experiment of their own, and one for each experiment that only comes near others."""
     started = {key: item["starter"] for key, item in index.problems.items() if item["starter"]}
     wanted = [key for key, starter in started.items() if starter["fit"] == "exact"]
-
-    def experiment(key: str) -> tuple[str, str]:
-        name = started[key]["name"]
-        return name, started[key]["parameters"][index.starters[name]["selector"]]
-
-    covered = {experiment(key) for key in wanted}
-    for key in started:
-        if experiment(key) not in covered:
-            covered.add(experiment(key))
+    seen = {experiment(index, started[key]) for key in wanted}
+    for key, starter in started.items():
+        if experiment(index, starter) not in seen:
+            seen.add(experiment(index, starter))
             wanted.append(key)
     return wanted
+
+
+def experiment(index: Index, starter: dict[str, Any]) -> tuple[str, str]:
+    """A card's starter, and which of its experiments."""
+    return starter["name"], starter["parameters"][index.starters[starter["name"]]["selector"]]
 
 
 def prepared(index: Index, number: str, store: Path) -> Path:
