@@ -383,8 +383,7 @@ token is `<|start|>`, id 0). Weights are fp16 safetensors under TransformerBridg
 - **Tokens**: {tokens:.1f} million in {steps} steps of 8,192.
   {curriculum}{mlps}
   After that each step holds {mix}.
-  So induction was taught on purpose: natural text of this size does not bring it about (40 million
-  tokens of the mix alone showed none).
+  {taught}
 - **Seed** {seed}; AdamW, peak rate 2e-3 after 100 steps, cosine to a tenth, weight decay 0.1, bf16 autocast.
 
 | measured on the shipped weights | |
@@ -397,12 +396,18 @@ token is `<|start|>`, id 0). Weights are fp16 safetensors under TransformerBridg
 | loss on the second copy of a held-out passage of 64 tokens | {second:.3f} |
 | loss on its first copy | {first:.3f} |
 
-The last two are natural text: what a passage costs when it comes again, {gap} tokens later, less what it
-cost at first, is induction at work. `curve.json` has the first five measures through training{checkpoints}.
+The last two are natural text: a passage, and the same {gap} tokens later. What it costs less then is
+{gain}. `curve.json` has the first five measures through training{checkpoints}.
 
 Retrain: `python scripts/train_zoo.py {name} --seed {seed}` (an hour or less on one core), then the same
 with `--ship`.
 """
+
+
+TAUGHT = """So induction was taught on purpose: natural text of this size does not bring it about (40 million
+  tokens of the mix alone showed none in two layers)."""
+NOT_TAUGHT = """That is how the deeper models of this folder were taught induction. One layer cannot learn
+  it: this is the model to compare them with."""
 
 
 @torch.no_grad()
@@ -430,6 +435,7 @@ def ship(name: str, seed: int) -> None:
     if not steps:
         (out / "checkpoints").rmdir()
     settings_of = described["settings"]
+    deep = settings_of["n_layers"] > 1
     (out / "config.json").write_text(json.dumps({"native": settings_of}, indent=1) + "\n")
     (out / "curve.json").write_text(json.dumps(curve) + "\n")
     wrapped = load_model(out)
@@ -448,6 +454,8 @@ def ship(name: str, seed: int) -> None:
         python=described["python"],
         curriculum=f"The first {stages[-1]['up to step']} hold nothing but random tokens with a period "
         f"(up to {', then '.join(str(stage['longest period']) for stage in stages)} tokens).",
+        taught=TAUGHT if deep else NOT_TAUGHT,
+        gain="induction at work" if deep else "a taste for words that it has seen, not induction",
         mlps=f"\n  MLPs start with an output of zero and are trained from step {mlps} on." if mlps else "",
         mix=mix,
         seed=seed,
