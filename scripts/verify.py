@@ -5,8 +5,9 @@
     python scripts/verify.py --report            write the table from what has been run
 
 Each run is a repo made by the same plan as ``mihack new``, in a folder of its own, with the network
-off for model hubs.  A run is known by the hash of its script, lab and expected values, so a run that
-was interrupted goes on where it stopped, and only what has changed is run again.
+off for model hubs.  On the first seed it is the repo's notebook that runs, alone in an empty folder, as
+somebody would upload it; on the others the script.  A run is known by the hash of its script, lab, models
+and knobs, so a run that was interrupted goes on where it stopped, and only what has changed is run again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from mihack.lab.results import bound, compare
 from mihack.scaffold.plan import Answers, plan
 
 ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK_SEED = 0  # what a notebook's own cells say
 LIMIT = 900.0  # seconds after which a run counts as hung; the budget itself is 60
 
 
@@ -104,7 +106,7 @@ def prepared(index: Index, number: str, store: Path) -> Path:
     folder = store / f"{number}-{digest[:12]}"
     for path, data in files.items():
         target = folder / path
-        if path == "expected.json" or not target.exists():
+        if path in ("expected.json", "notebook.ipynb") or not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
     return folder
@@ -145,8 +147,14 @@ def run_one(folder: Path, number: str, seed: int, threads: int) -> dict[str, Any
     """Run one experiment on one seed and keep its record beside it."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads), "MPLBACKEND": "agg"}
     out = folder / f"run-seed{seed}-{os.getpid()}-{time.monotonic_ns()}"
-    command = [sys.executable, "experiment.py", "--seed", str(seed), "--device", "cpu", "--out", str(out)]
-    seconds, error = timed(command, folder, environment)
+    if seed == NOTEBOOK_SEED:
+        out.mkdir()
+        command = [sys.executable, str(ROOT / "scripts" / "run_notebook.py"), str(folder / "notebook.ipynb")]
+        seconds, error = timed(command, out, environment)
+        out = out / "results"
+    else:
+        command = [sys.executable, "experiment.py", "--seed", str(seed), "--device", "cpu", "--out", str(out)]
+        seconds, error = timed(command, folder, environment)
     found = sorted(out.glob("*/metrics.json"))
     result: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8")) if found else {}
     record = {
@@ -154,6 +162,7 @@ def run_one(folder: Path, number: str, seed: int, threads: int) -> dict[str, Any
         "seed": seed,
         "seconds": round(seconds, 1),
         "threads": threads,
+        "notebook": seed == NOTEBOOK_SEED,
         "metrics": result.get("metrics", {}),
         "error": error,
     }
@@ -235,7 +244,8 @@ def report(index: Index, records: list[dict[str, Any]], seeds: list[int]) -> str
         "# Verification",
         "",
         "Written by `make verify` (`scripts/verify.py`): every problem's experiment, made by the plan behind",
-        f"`mihack new`, run offline on a CPU on seeds {', '.join(map(str, seeds))}. Time is processor",
+        f"`mihack new`, run offline on a CPU on seeds {', '.join(map(str, seeds))}. On seed {NOTEBOOK_SEED}",
+        "the notebook runs, alone in an empty folder; on the others the script. Time is processor",
         "seconds of the whole script, imports included, with one torch thread: on a quiet core the clock",
         "shows the same; on a busy one it shows more, and so does this, a little.",
         "",
