@@ -39,11 +39,11 @@ SEED = 0  # weights and split
 P = 53  # the modulus; odd
 D_MODEL = 64  # width of the residual stream
 D_MLP = 256  # hidden units
-TRAIN_SHARE = 0.4  # share of all pairs that is trained on
-STEPS = 1500  # full-batch steps
-LR = 3e-3  # AdamW
+TRAIN_SHARE = 0.38  # share of all pairs that is trained on
+STEPS = 900  # full-batch steps
+LR = 1e-2  # AdamW
 WEIGHT_DECAY = 1.0  # what makes it generalise
-CHECKPOINTS = 60  # evenly spaced: the phases fill the run (log-spaced is better where all happens early)
+CHECKPOINTS = 45  # evenly spaced: the phases fill the run (log-spaced is better where all happens early)
 KEY = 5  # at most so many key frequencies
 
 # %%
@@ -141,8 +141,8 @@ for kept in checkpoints(run.folder / "checkpoints"):
 # ### When does what happen?
 #
 # A phase needs a definition that somebody else would date the same way. Ours: *memorised* when 99 % of the
-# training pairs are right; *mechanism half grown* when the restricted loss has gone half of its way down (on
-# a logarithmic scale); *generalised* when half of the test pairs are right; *cleaned up* when the weight norm
+# training pairs are right; *mechanism half grown* when the restricted loss has gone half of its way down;
+# *generalised* when half of the test pairs are right; *cleaned up* when the weight norm
 # has gone nine tenths of its way from its peak to its end.
 
 
@@ -157,7 +157,7 @@ peak, end = max(curve["norm"]), curve["norm"][-1]
 after_peak = curve["step"][curve["norm"].index(peak)]
 phases = {
     "memorised": first("train_accuracy", lambda v: v > 0.99),
-    "mechanism half grown": first("restricted", lambda v: v < (low * high) ** 0.5),
+    "mechanism half grown": first("restricted", lambda v: v < (low + high) / 2),
     "generalised": first("test_accuracy", lambda v: v > 0.5),
     "cleaned up": next(
         (s for s, v in zip(curve["step"], curve["norm"], strict=True)
