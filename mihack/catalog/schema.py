@@ -78,6 +78,17 @@ class StarterRef(Strict):
         description="exact: the experiment opens this very question; near: it warms up the method, "
         "and the question is still the team's to set up.",
     )
+    note: Paragraph | None = Field(
+        default=None,
+        description="With near: what to replace in the experiment to get to the question. It stands in the "
+        "repo's README, under What to replace.",
+    )
+
+    @model_validator(mode="after")
+    def _note_needs_near(self) -> StarterRef:
+        if self.note is not None and self.fit != "near":
+            raise ValueError("note says what to replace, so it needs fit: near")
+        return self
 
 
 class Problem(Strict):

@@ -183,6 +183,7 @@ def start(item: dict[str, Any]) -> str:
     what = one_line(f"Starter: {starter['name']} ({parameters})")
     if starter.get("fit") == "near":
         what += ". It warms up the method; the question itself is still yours to set up."
+        what += f" {one_line(starter['note'])}" if starter.get("note") else ""
     return f"## Start\n\n    mihack new {one_line(item['id'])}\n\n{what}"
 
 
