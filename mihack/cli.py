@@ -25,6 +25,8 @@ COMMANDS = {
     "search": "Search cards and glossary, best match first.",
     "suggest": "Suggest problems that suit your team, and say why.",
     "new": "Make a research repo for a problem.",
+    "status": "Say how far the repo you stand in is, and what to do next.",
+    "diff": "Show what you changed in a repo since mihack made it.",
     "explain": "Explain a term, or list the glossary.",
     "resources": "List demos, tutorials, papers and tools.",
     "stats": "Count problems, by area, rating and status.",
