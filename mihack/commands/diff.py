@@ -104,7 +104,7 @@ def _print(change: Change, lines: list[str] | None) -> None:
         say(f"{clean(change.path)}: {change.state}, {_count(lines)}")
         return
     if not sys.stdout.isatty() and not plain():
-        click.echo("\n".join(lines))
+        click.echo("\n".join(lines), color=True)  # or click would take a file's own escapes out
         return
     for number, line in enumerate(lines):
         shown = clean(line, keep="\t")

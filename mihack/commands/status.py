@@ -75,14 +75,13 @@ def status_command(until: str, as_json: bool, place: Path | None, catalog: tuple
 def lines(item: Item) -> str:
     """An item: its mark, name and evidence, and under it what to do next."""
     evidence, todo = one_line(item.evidence), one_line(item.next)
-    shown = flow(f"{'1. '} {item.name}: {evidence}", columns()).replace("1. ", MARKS[item.state], 1)
+    shown = flow(f"{item.name}: {evidence}", columns() - 4).replace("\n", "\n    ")
+    mark = MARKS[item.state]
     if coloured():
-        mark = click.style(MARKS[item.state], fg=COLOURS[item.state])
-        shown = shown.replace(MARKS[item.state], mark, 1).replace(item.name, strong(item.name), 1)
-    if not todo:
-        return shown
+        mark = click.style(mark, fg=COLOURS[item.state])
+        shown = strong(item.name) + shown.removeprefix(item.name)
     under = flow(todo, columns() - 7).replace("\n", "\n       ")
-    return f"{shown}\n    -> {under}"
+    return f"{mark} {shown}" + (f"\n    -> {under}" if todo else "")
 
 
 def _evidence(repo: GeneratedRepo, index: Index, runs: list[Any], found: list[Change]) -> Any:

@@ -46,7 +46,7 @@ def read_runs(root: Path) -> tuple[list[FinishedRun], list[str]]:
     for path in sorted(root.glob("results/*/metrics.json")):
         try:
             runs.append(_read(path))
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError):
             broken.append(path.parent.name)
     return sorted(runs, key=lambda run: (run.finished, run.name)), broken
 
