@@ -386,6 +386,16 @@ class TestTimeLeft:
         )
         assert status("--catalog", str(overlay.parent))["time"]["event"] == "Theirs"
 
+    def test_an_overlay_may_say_when_hand_in_closes(self, repo: Path, status: Status, tmp_path: Path) -> None:
+        overlay = tmp_path / "theirs" / "overlay.yaml"
+        overlay.parent.mkdir()
+        event = "event:\n  name: Theirs\n  starts: 2999-01-01\n  ends: 2999-01-02\n"
+        overlay.write_text(f"{event}  until: 2999-01-02T16:00+01:00\n", encoding="utf-8")
+        ends = datetime.fromisoformat(status("--catalog", str(overlay.parent))["time"]["ends"])
+        assert ends == datetime.fromisoformat("2999-01-02T15:00+00:00")
+        overlay.write_text(f"{event}  until: Sunday at four\n", encoding="utf-8")
+        assert cli.run(["status", "--catalog", str(overlay.parent)]) == 1
+
     @given(st.timedeltas(timedelta(0), timedelta(days=400)))
     def test_never_more_than_is_left(self, span: timedelta) -> None:
         unit = {"day": 1440, "hour": 60, "minute": 1}

@@ -194,9 +194,10 @@ def reading(what: str) -> Iterator[Callable[[int, int], None]]:
         bars: list[Any] = []
 
         def progress(done: int, total: int) -> None:
-            if total < MANY and time.monotonic() - started < SOON:
+            watched = sys.stderr.isatty() and not plain()
+            if total < MANY and (not watched or time.monotonic() - started < SOON):
                 return
-            if not sys.stderr.isatty() or plain():
+            if not watched:
                 if done % MANY == 0 or done == total:
                     click.echo(f"{what}: {done} of {total} files", err=True)
                 return
