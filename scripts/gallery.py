@@ -1,100 +1,94 @@
-"""Run experiments and keep their figures for the starter gallery of the site.
+"""Fill docs/gallery and docs/gallery.md with figures of runs that scripts/verify.py made.
 
-    python scripts/gallery.py                           one for each starter that has none yet
-    python scripts/gallery.py algorithmic/induction     these
+    python scripts/verify.py        first: the runs (seed 0 is shown)
+    python scripts/gallery.py       then this; look at every picture before you commit it
 
-A figure is what the experiment of a freshly made repo saves, scaled down and reduced to 256 colours
-so that it stays under 200 kB; it goes to docs/gallery/<starter>-<experiment>.png.  An experiment that
-does not meet its expectations gives no figure.
+The site shows the same pictures beside its starters.
 """
 
 from __future__ import annotations
 
-import subprocess
+import io
 import sys
-import tempfile
-from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
+from verify import ROOT, prepared, representatives
 
-from mihack.catalog.index import Index, load_shipped
-from mihack.shipped import gallery_dir
+from mihack.catalog.index import Index, load
 from mihack.site.pages import figure_name
 
-MOST_BYTES = 200_000
-WIDTH = 1100
+GALLERY, PAGE, RUNS = ROOT / "docs" / "gallery", ROOT / "docs" / "gallery.md", ROOT / ".verify"
+WIDEST = 1400  # pixels
+# starter: the experiments that stand for it, the first of them on the page
+SHOWN: dict[str, list[str]] = {
+    "algorithmic": ["induction", "modular"],
+    "toy-lm": ["neuron"],
+    "superposition": ["polygons"],
+    "sae": ["planted"],
+    "probe-world": ["othello"],
+}
+HEAD = """# Gallery
+
+One figure of each starter, or two, as its experiment drew them on seed 0 (`scripts/gallery.py`, from the runs
+of `make verify`). What stands beside them is what the experiment tells its users to look at.
+"""
 
 
-def main(arguments: list[str]) -> int:
-    """Make the figures; 1 if an experiment gave none."""
-    index = load_shipped()
-    problems = exact(index)
-    wanted = [(word.split("/")[0], word.split("/")[1]) for word in arguments] or missing(index, problems)
-    failed = 0
-    for starter, experiment in wanted:
-        target = gallery_dir() / figure_name(starter, experiment)
-        with tempfile.TemporaryDirectory() as place:
-            figure = run(problems[starter, experiment], Path(place) / "repo")
-            if figure is None:
-                failed = 1
+def main() -> int:
+    """Write pictures and page; 1 if a run is missing."""
+    index = load()
+    problems = {experiment_of(index, number): number for number in reversed(representatives(index))}
+    parts, absent = [HEAD], []
+    for starter, runs in SHOWN.items():
+        parts.append(f"## {starter}\n\n{index.starters[starter]['summary']}\n")
+        for run in runs:
+            figures = figures_of(index, problems[starter, run])
+            if not figures:
+                absent.append(f"{starter} {run} (problem {problems[starter, run]})")
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shrink(figure, target)
-        print(f"{target.name}: {target.stat().st_size} bytes, problem {problems[starter, experiment]}")
-    return failed
+            name = figure_name(starter, run)
+            (GALLERY / name).write_bytes(small(figures[0]))
+            parts.append(entry(index.starters[starter]["experiments"][run], name, problems[starter, run]))
+    for one in absent:
+        print(f"no run of seed 0: {one}; python scripts/verify.py makes it", file=sys.stderr)
+    if not absent:
+        PAGE.write_text("\n".join(parts), encoding="utf-8", newline="\n")
+    return 1 if absent else 0
 
 
-def exact(index: Index) -> dict[tuple[str, str], str]:
-    """(starter, experiment) -> the first problem that it fits exactly."""
-    found: dict[tuple[str, str], str] = {}
-    for key, item in index.problems.items():
-        reference = item["starter"]
-        if reference and reference["fit"] == "exact":
-            selector = index.starters[reference["name"]]["selector"]
-            found.setdefault((reference["name"], reference["parameters"][selector]), key)
-    return found
+def experiment_of(index: Index, number: str) -> tuple[str, str]:
+    """Starter and experiment of a problem."""
+    starter = index.problems[number]["starter"]
+    return starter["name"], starter["parameters"][index.starters[starter["name"]]["selector"]]
 
 
-def missing(index: Index, problems: dict[tuple[str, str], str]) -> list[tuple[str, str]]:
-    """For each starter without a figure, the experiment that most problems start from."""
-    uses = Counter(
-        (
-            item["starter"]["name"],
-            item["starter"]["parameters"][index.starters[item["starter"]["name"]]["selector"]],
+def figures_of(index: Index, number: str) -> list[Path]:
+    """The figures of the latest run on seed 0 of a problem's experiment as it is now."""
+    runs = sorted(prepared(index, number, RUNS).glob("run-seed0-*/*/figures"))
+    return sorted(runs[-1].glob("*.png")) if runs else []
+
+
+def small(path: Path) -> bytes:
+    """The picture, at most 1,400 pixels wide, in 255 colours: a third of the bytes, and no eye sees it."""
+    picture = Image.open(path).convert("RGB")
+    if picture.width > WIDEST:
+        picture = picture.resize(
+            (WIDEST, round(picture.height * WIDEST / picture.width)), Image.Resampling.LANCZOS
         )
-        for item in index.problems.values()
-        if item["starter"]
+    out = io.BytesIO()
+    picture.quantize(255, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def entry(about: dict[str, Any], name: str, number: str) -> str:
+    """A figure with its title and what to look at."""
+    return (
+        f"### {about['title']}\n\n![{about['title']}: the figure of one run](gallery/{name})\n\n"
+        f"{about['look_at'].strip()}\n\n`mihack new {number}`, about {about['seconds']} s.\n"
     )
-    have = {pair for pair in uses if (gallery_dir() / figure_name(*pair)).is_file()}
-    bare = [name for name in index.starters if name not in {starter for starter, _ in have}]
-    ranked = [pair for pair, _ in uses.most_common() if pair in problems]
-    firsts = (next((pair for pair in ranked if pair[0] == name), None) for name in bare)
-    return [pair for pair in firsts if pair is not None]
-
-
-def run(problem: str, repo: Path) -> Path | None:
-    """Make the repo, run its experiment, and give its first figure if every expectation is met."""
-    subprocess.run(
-        [sys.executable, "-m", "mihack", "new", problem, str(repo)], check=True, stdout=subprocess.DEVNULL
-    )
-    done = subprocess.run([sys.executable, "experiment.py", "--check"], cwd=repo)
-    figures = sorted(repo.glob("results/*/figures/*.png"))
-    return figures[0] if done.returncode == 0 and figures else None
-
-
-def shrink(figure: Path, target: Path) -> None:
-    """A PNG of at most MOST_BYTES."""
-    with Image.open(figure) as opened:
-        picture = opened.convert("RGB")
-    picture.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
-    colours = 256
-    while True:
-        picture.quantize(colours).save(target, optimize=True)
-        if target.stat().st_size <= MOST_BYTES or colours <= 16:
-            return
-        colours //= 2
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -79,6 +79,10 @@ class StarterRef(Strict):
         description="exact: the experiment opens this very question; near: it warms up the method, "
         "and the question is still the team's to set up.",
     )
+    replace: Paragraph | None = Field(
+        default=None,
+        description="Of a near one: what to replace in the experiment so that it asks this question.",
+    )
 
 
 class Problem(Strict):

@@ -203,6 +203,8 @@ def start(item: dict[str, Any]) -> str:
     what = one_line(f"Starter: {starter['name']} ({parameters})")
     if starter.get("fit") == "near":
         what += ". It warms up the method; the question itself is still yours to set up."
+        if starter.get("replace"):
+            what += f"\n\nTo replace: {starter['replace']}"
     return f"## Start\n\n    mihack new {one_line(item['id'])}\n\n{what}"
 
 

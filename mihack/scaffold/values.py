@@ -52,6 +52,7 @@ def context(
         "holder": one_line(answers.author) or f"The authors of {repo_name}",
         "about_md": _about(problem, index),
         "lead_md": _lead(problem),
+        "replace_md": _replace(problem, experiment),
         "remains_md": markdown_block(problem.get("remains") or ""),
         "experiment_md": markdown_block(about.get("summary", "")),
         "requirements_txt": "\n".join(map(one_line, experiment.requirements)),
@@ -122,6 +123,26 @@ def _lead(problem: Mapping[str, Any]) -> str:
             "model; the problem's own question is still yours to set up (`PROBLEM.md`, First steps)."
         )
     return lead
+
+
+def _replace(problem: Mapping[str, Any], experiment: Experiment) -> str:
+    """The README's section on what stands between a warm-up and the question; empty if nothing does."""
+    starter = problem.get("starter") or {}
+    if starter.get("fit") != "near":
+        return ""
+    models = "; ".join(problem.get("models", []))
+    reach = " (`--model NAME_OR_PATH`)" if "MODEL" in experiment.knobs else ""
+    items = [
+        str(
+            starter.get("replace")
+            or "the task: `PROBLEM.md`, First steps, says what the question wants to see."
+        ),
+        f"the model{reach}: the card names {models}." if models else "",
+        "the expected values: delete the rows of `expected.json` that no longer apply, and write yours.",
+    ]
+    kept = "Keep the baseline, the no-op and the random control: apply them to what you put in."
+    listed = _bullets(markdown_block(item[0].upper() + item[1:]) for item in items if item)
+    return f"## What to replace\n\n{listed}\n\n{kept}\n\n"
 
 
 def _expected_table(rows: list[dict[str, Any]]) -> str:
