@@ -143,6 +143,9 @@ def _show(error: click.ClickException) -> None:
     """As click does, with the message cleaned and wrapped."""
     from mihack.terminal import clean, say
 
+    if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 and later: its message is the help
+        error.show()
+        return
     context = getattr(error, "ctx", None)
     if context is not None:
         click.echo(context.get_usage(), err=True)

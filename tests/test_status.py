@@ -438,6 +438,17 @@ class TestTheScreen:
             assert max(map(len, text.splitlines())) <= 60
             assert text.isascii()
 
+    def test_colours_on_a_terminal_for_what_is_done_and_begun(
+        self, repo: Path, screen: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mihack.commands.status.coloured", lambda: True)
+        monkeypatch.setattr("click.utils.should_strip_ansi", lambda stream, color: False)
+        run(repo)
+        text = screen()
+        assert "\x1b[32m[x]\x1b[0m " in text
+        assert "\x1b[33m[~]\x1b[0m " in text
+        assert "\n[ ] " in text
+
     def test_names_in_the_repo_are_shown_never_obeyed(self, repo: Path, screen: Callable[..., str]) -> None:
         write(repo, Results="![x](figures/\x1b[2J.png)")
         (run(repo) / "metrics.json").write_text("{", encoding="utf-8")

@@ -113,4 +113,5 @@ def _print(change: Change, lines: list[str] | None) -> None:
         elif number < 2:
             click.echo(strong(shown))
         else:
-            click.echo(click.style(shown, fg=COLOURS.get(line[:1])))
+            colour = COLOURS.get(line[:1])
+            click.echo(click.style(shown, fg=colour) if colour else shown)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mihack.scaffold.generated_repo import GeneratedRepo
 
 MARKS = {"done": "[x]", "begun": "[~]", "open": "[ ]"}
-COLOURS = {"done": "green", "begun": "yellow", "open": None}
+COLOURS = {"done": "green", "begun": "yellow"}
 repo_option = click.option(
     "--repo",
     "place",
@@ -78,7 +78,7 @@ def lines(item: Item) -> str:
     shown = flow(f"{item.name}: {evidence}", columns() - 4).replace("\n", "\n    ")
     mark = MARKS[item.state]
     if coloured():
-        mark = click.style(mark, fg=COLOURS[item.state])
+        mark = click.style(mark, fg=COLOURS[item.state]) if item.state in COLOURS else mark
         shown = strong(item.name) + shown.removeprefix(item.name)
     under = flow(todo, columns() - 7).replace("\n", "\n       ")
     return f"{mark} {shown}" + (f"\n    -> {under}" if todo else "")
