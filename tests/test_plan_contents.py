@@ -50,14 +50,18 @@ def test_provenance_has_a_hash_of_every_other_file_and_no_time() -> None:
         path: hashlib.sha256(content).hexdigest() for path, content in files.items() if path != ".mihack.json"
     }
     assert record["problem"] == "9.1"
+    assert record["title"] == "Count to ten"
+    assert record["parameters"]["N"] == 20
     assert record["answers"]["set"] == {"n": "20"}
     assert set(record) == {
         "format",
         "mihack",
         "problem",
+        "title",
         "event",
         "starter",
         "experiment",
+        "parameters",
         "answers",
         "files",
     }

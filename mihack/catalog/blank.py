@@ -50,8 +50,9 @@ event:
   name: TODO the event's name
   starts: TODO
   ends: TODO
+  # until: 2026-12-06T16:00
   # url: https://example.org/our-weekend
-  # note: Hand in by Sunday, 16:00.
+  # note: Bring a laptop.
 
 # Nothing but these problems (and the folder's own):
 # only: ["3.1", "3.3", "1.10"]

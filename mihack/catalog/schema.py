@@ -29,6 +29,7 @@ from mihack.catalog.fields import (
     Hours,
     KnobName,
     Letter,
+    Moment,
     OneLine,
     Paragraph,
     ProblemId,
@@ -248,6 +249,10 @@ class Event(Strict):
     name: OneLine = Field(description="The event's name.")
     starts: Day = Field(description="Its first day, as YYYY-MM-DD.")
     ends: Day = Field(description="Its last day, as YYYY-MM-DD.")
+    until: Moment | None = Field(
+        default=None,
+        description="When hand-in closes: 2026-12-06T16:00; with +01:00 behind it for all zones.",
+    )
     url: Url | None = Field(default=None, description="Its page.")
     note: OneLine | None = Field(default=None, description="What a team must know: a deadline, a room.")
 
