@@ -21,10 +21,11 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "starters.md"
 INTRO = """\
 # What each problem starts from
 
-Written by `scripts/starters_table.py` (`make catalog`). A row is what `mihack new ID` begins with: the experiment
-and what the card sets of it, whether it opens that very question (exact) or is a warm-up (near: the repo's README says
-what to replace), seconds on two laptop cores, and the first thing that the experiment should find. Every repo lists the
-rest, with controls, in `expected.json`; [verification.md](verification.md) has what three seeds found.
+Written by `scripts/starters_table.py` (`make catalog`). A row is what `mihack new ID` begins with: the
+experiment and what the card sets of it, whether it opens that very question (exact) or is a warm-up (near:
+the repo's README says what to replace), seconds on two laptop cores, and the first thing that the experiment
+should find. Every repo lists the rest, with controls, in `expected.json`; [verification.md](verification.md)
+has what three seeds found.
 """
 HEAD = "| problem | experiment | fit | seconds | expected |\n|---|---|---|---|---|"
 

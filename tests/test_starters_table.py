@@ -17,7 +17,8 @@ ROWS = re.findall(r"^\| (\S+) .*? \| (.*?) \| (exact|near) \| (\d+) \| (.+) \|$"
 
 def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("starters_table", ROOT / "scripts" / "starters_table.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

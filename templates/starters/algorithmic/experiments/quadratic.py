@@ -197,14 +197,16 @@ for n, part in enumerate((0.1, 0.5, 0.9)):
 axes[0].set_yscale("log")
 axes[0].legend(fontsize=8, frameon=False)
 plots.label(axes[0], "Loss", "step", "cross-entropy, nats")
-axes[1].hist([before.amax(-1).flatten().cpu(), after[use].amax(-1).flatten().cpu()], bins=25, 
-             label=["initial", "trained, solved"], color=plots.COLOURS[:2])  # fmt: skip
+pure = [before.amax(-1).flatten().cpu(), after[use].amax(-1).flatten().cpu()]
+axes[1].hist(pure, bins=25, label=["initial", "trained, solved"], color=plots.COLOURS[:2])
 axes[1].legend(fontsize=8, frameon=False)
 plots.label(axes[1], "How pure a neuron is", "share of its power at one frequency", "neurons")
-axes[2].scatter(after[use, 0, 0].cpu(), after[use, min(1, NEURONS - 1), 0].cpu(), s=8, color=plots.COLOURS[0])
+second = min(1, NEURONS - 1)
+axes[2].scatter(after[use, 0, 0].cpu(), after[use, second, 0].cpu(), s=8, color=plots.COLOURS[0])
 plots.label(axes[2], "Solved networks", "share of frequency 1, first neuron", "the same, second neuron")
-plots.bars(axes[3], {"whole": right[use].mean().item(), "own frequency out": ablated, "another out": ablated_random},
-           "Two dimensions taken out", y="accuracy", highlight=["own frequency out"], marks={"chance": 1 / P})  # fmt: skip
+outs = {"whole": right[use].mean().item(), "own frequency out": ablated, "another out": ablated_random}
+plots.bars(axes[3], outs, "Two dimensions taken out", y="accuracy", highlight=["own frequency out"],
+           marks={"chance": 1 / P})  # fmt: skip
 run.save(fig, "quadratic")
 
 # %%

@@ -84,14 +84,13 @@ least = {width: error.min().item() for width, (_, error) in fits.items()}
 # %% [markdown]
 # ### Is it addition, or would any table do?
 #
-# The control gives every pair (a, b) a random residue, at H = 2p - 1. For p = 5 that has more equations
-# (125) than free numbers (135 less two scales for each neuron), and only structure can help. For p = 3 any
-# table fits. And a network of the smallest width that came out
-# exact is put to the test: one neuron taken out, the outputs of the others fitted anew. The no-op: u and v
-# times 2, w by 4.
+# The control gives every pair (a, b) a random residue, another table for each start, at H = 2p - 1. And a
+# network of the smallest width that came out exact is put to the test: one neuron taken out, the outputs of
+# the others fitted anew. The no-op: u and v times 2, w by 4.
 
 # %%
-mixed = torch.randint(0, P, (P * P,), generator=torch.Generator().manual_seed(SEED)).to(device)
+draw = torch.Generator().manual_seed(SEED)
+mixed = torch.randint(0, P, (STARTS, P * P), generator=draw).to(device)  # a table for each start
 _, error_mixed = fit(FOURIER, eye[mixed])
 smallest = next((width for width in WIDTHS if share[width] > 0), WIDTHS[-1])
 tables, errors = fits[smallest]
@@ -122,14 +121,16 @@ metrics = {
 fig, axes = plots.figure(1, 3, f"Exact addition mod {P} with squares, {STARTS} starts")
 for n, width in enumerate(WIDTHS):
     error = fits[width][1].clamp_min(1e-32).sort().values.cpu()
-    axes[0].plot(error, color=plots.COLOURS[n % 6], linestyle=plots.STYLES[n % len(plots.STYLES)],
-                 label=f"H = {width}")  # fmt: skip
+    style = {"color": plots.COLOURS[n % 6], "linestyle": plots.STYLES[n % len(plots.STYLES)]}
+    axes[0].plot(error, label=f"H = {width}", **style)
 axes[0].set_yscale("log")
 axes[0].legend(fontsize=8, frameon=False)
 plots.label(axes[0], "Squared error, best start first", "start", "squared error")
-plots.bars(axes[1], {str(w): s for w, s in share.items()}, "Starts that end exact", y="share", highlight=[str(BOUND)])
+names = {str(width): exact for width, exact in share.items()}
+plots.bars(axes[1], names, "Starts that end exact", y="share", highlight=[str(BOUND)])
 axes[1].set_xlabel(f"neurons (proved: at least {BOUND})")
-plots.heatmap(axes[2], best.flatten(0, 1).T, f"u, v, w of a fit with {smallest}", x="neuron, three tables", y="residue", signed=True)  # fmt: skip
+plots.heatmap(axes[2], best.flatten(0, 1).T, f"u, v, w of a fit with {smallest}", x="neuron, three tables",
+              y="residue", signed=True)  # fmt: skip
 run.save(fig, "width")
 
 # %%
