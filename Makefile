@@ -14,7 +14,7 @@ help:
 	@echo "make demo      install, list the A problems, create a repo for one, run its GPU check and starter"
 	@echo "make test      install, lint, type-check and run the tests (under 20 minutes on 2 cores)"
 	@echo "make verify    run every problem's experiment on three seeds; can be interrupted and resumed"
-	@echo "make catalog   rebuild the index and the JSON Schemas from catalog/ and templates/"
+	@echo "make catalog   rebuild the index, the JSON Schemas and docs/starters.md from catalog/ and templates/"
 	@echo "make site      build the catalogue's web site into site/"
 	@echo "make bench     start-up, bake and 10,000-card times, as ratios to their peers"
 	@echo "make clean     remove .venv and the demo"
@@ -46,6 +46,7 @@ verify: $(READY)
 
 catalog: $(READY)
 	$(BIN)/python -m mihack.catalog.build
+	$(BIN)/python scripts/starters_table.py
 
 site: $(READY)
 	$(BIN)/mihack site build site

@@ -156,7 +156,8 @@ def _card(model: type[BaseModel], values: Mapping[str, Any], prompts: Mapping[st
         if name == "works":
             lines.append("#   - {work: someone-2020-sorting, bearing: What it settles here.}")
         if name == "starter":
-            lines.append("#   {name: algorithmic, parameters: {task: modular}, fit: near, note: What to replace.}")
+            example = "parameters: {task: modular}, fit: near, note: What to replace."
+            lines.append(f"#   {{name: algorithmic, {example}}}")
         if (name in values and values[name] is not None) or name == "starter":
             lines += _field(name, values[name])
         else:

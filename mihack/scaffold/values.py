@@ -134,8 +134,8 @@ def _replace(problem: Mapping[str, Any]) -> str:
     steps = [
         f"**Model**: the problem is about {models}." if models else "",
         f"**Question**: what is left of it: {markdown_block(problem.get('remains') or 'see PROBLEM.md')}",
-        "**Numbers**: the rows of `expected.json` belong to the warm-up. Before you run your own version, write "
-        "rows for it: a baseline, a no-op, an ablation, the same at random.",
+        "**Numbers**: the rows of `expected.json` belong to the warm-up. Before you run your own version, "
+        "write rows for it: a baseline, a no-op, an ablation, the same at random.",
         "**Order**: First steps in `PROBLEM.md`.",
     ]
     note = markdown_block(starter.get("note") or "").strip()
