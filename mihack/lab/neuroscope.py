@@ -27,13 +27,13 @@ from .scope import Scope, Site, open_scope
 
 HERE = "127.0.0.1"
 LONGEST = 4000  # characters of typed text that are read
-START = "My fellow citizens, the United States of America are at peace with the whole world, and in 1862 we"
+START = "My fellow citizens, the United States are at peace with the whole world, and in 1862 we"
 MARKS = {"\n": "⏎", "\t": "→", "\r": "↵"}
 BLUE, ORANGE = "0,114,178", "230,159,0"
 STYLE = """
 .ns-text { font-family: ui-monospace, monospace; line-height: 1.9; overflow-wrap: anywhere; margin: 0.2em 0; }
-.ns-token { white-space: pre-wrap; padding: 0.15em 0; border-bottom: 2px solid transparent; border-radius: 2px;
-  margin-right: 2px; }
+.ns-token { white-space: pre-wrap; padding: 0.15em 0; border-bottom: 2px solid transparent;
+  border-radius: 2px; margin-right: 2px; }
 .ns-here { border-bottom-color: currentColor; font-weight: bold; }
 .ns-value { display: inline-block; min-width: 4em; margin-right: 0.8em; text-align: right; }
 .ns-head { font-weight: bold; margin: 0.8em 0 0.2em; }
@@ -74,7 +74,9 @@ def lit(scope: Scope, site: Site, unit: int, tokens: Sequence[str], values: Sequ
     best = ", ".join(f"“{visible(tokens[at].strip(' '))}” {values[at]:.3g}" for at in order)
     share = values[order[0]] / max(largest, 1e-9)
     text = coloured(tokens, values, largest)
-    said = f"{site.kind} {unit}, strongest on {best}: {share:.0%} of its largest value in the text that was read"
+    said = (
+        f"{site.kind} {unit}, strongest on {best}: {share:.0%} of its largest value in the text that was read"
+    )
     return f'<p class="ns-text">{text}</p><p>{said}</p>'
 
 
@@ -185,7 +187,9 @@ def launch(made: Any, port: int | None = None, *, block: bool = True) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``python -m lab.neuroscope``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="gelu-1l", help="embedded model, smollm2-135m, folder or hub name")
     parser.add_argument("--text", default="speeches", help="a text in texts/, a file, a folder, python-docs")
     parser.add_argument("--tokens", type=int, help="how many to read (200,000; of a larger model 10,000)")

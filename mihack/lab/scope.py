@@ -76,9 +76,9 @@ class Scope:
 
         device = next(self.model.parameters()).device
         hooks = [(site.hook, keep)]
-        with self._one_at_a_time, torch.no_grad(), contextlib.suppress(_Read):
-            with self.model.hooks(fwd_hooks=hooks):
-                self.model(tokens.to(device), return_type=None)
+        quiet = contextlib.suppress(_Read)
+        with self._one_at_a_time, torch.no_grad(), quiet, self.model.hooks(fwd_hooks=hooks):
+            self.model(tokens.to(device), return_type=None)
         return kept[0]
 
     def read(self, text: str, site: Site) -> tuple[list[str], Float[Tensor, "position unit"]]:

@@ -12,10 +12,11 @@ Results, figures, features.html and the settings of the run land in results/<tim
 # %% [markdown]
 # ## Top examples, and what they hide
 #
-# To see what a neuron does, look at the text on which it is strongest: that is how Neuroscope (Nanda 2022) and
-# its successors present a unit. It is a beginning. Bolukbasi et al. 2021 (arXiv:2104.07143) found that the top
-# examples of random directions look coherent too, and that another corpus suggests another concept. So each claim
-# here has a control: held-out documents, another neuron's label, a random direction, shuffled context.
+# To see what a neuron does, look at the text on which it is strongest: so does Neuroscope (Nanda 2022), and
+# so do its successors. It is a beginning. Bolukbasi et al. 2021 (arXiv:2104.07143) found that a neuron's top
+# examples may suggest a concept that is not there, that another corpus may suggest another one, and that the
+# same holds for linear combinations. So each claim here has a control: held-out documents, another neuron's
+# label, a random direction, shuffled context.
 
 # %%
 from pathlib import Path
@@ -102,9 +103,9 @@ scan_error = (deep.top[:TOP, chosen].T - direct).abs().max().item()
 # %% [markdown]
 # ### A label, and whether it holds on other documents
 #
-# The plainest label: the set of tokens on which the unit was strongest. On held-out documents, how active is it
-# where one of these tokens stands? In standard deviations above its mean; beside it the same for another
-# neuron's label. And are its strongest held-out places on the same tokens?
+# The plainest label: the tokens on which the unit was strongest. On held-out documents, how active is it
+# where one of these stands, in standard deviations above its mean? And how active where a token of another
+# neuron's label stands? Are its strongest held-out places on the same tokens?
 
 
 # %%
@@ -121,7 +122,8 @@ def at_label(scores: torch.Tensor, labels: torch.Tensor) -> float:
 
 def again(labels: torch.Tensor, others: torch.Tensor) -> float:
     """Share of the strongest held-out places whose token is in the label."""
-    return torch.stack([torch.isin(others[:, u], labels[:, u]).float().mean() for u in range(labels.shape[1])]).mean().item()  # fmt: skip
+    shares = [torch.isin(others[:, u], labels[:, u]).float().mean() for u in range(labels.shape[1])]
+    return torch.stack(shares).mean().item()
 
 
 tokens, held_tokens = searched.flatten(), held_out.flatten()
@@ -144,22 +146,21 @@ peak = spread(here).amax(1)  # [kind, unit]: how far the strongest place stands 
 # %% [markdown]
 # ### How much of it is the current token
 #
-# A table of one number a token, fitted on the searched half, predicts the held-out activations. What it cannot
-# explain takes context. Control: the same table for text whose tokens were dealt out anew.
+# A table of one number a token, fitted on the searched half, predicts the held-out activations. What it
+# cannot explain takes context. Control: the same table for text whose tokens were dealt out anew.
 
 
 # %%
-def by_token(acts: torch.Tensor, given: torch.Tensor, test: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """R2 on held-out text of a table of mean activations, shrunk towards the mean; [unit]."""
-    size, middle = model.cfg.d_vocab, acts.mean(0)
+def by_token(given: torch.Tensor) -> torch.Tensor:
+    """R2 on held-out text of a table of mean activations by token, shrunk towards the mean; [unit]."""
+    middle, size = here[0].mean(0), model.cfg.d_vocab
     count = torch.bincount(given, minlength=size) + 3.0
-    total = torch.zeros(size, acts.shape[1]).index_add_(0, given, acts - middle)
-    return 1 - (test - middle - (total / count[:, None])[seen]).square().mean(0) / test.var(0).clamp_min(1e-9)
+    table = torch.zeros(size, len(chosen)).index_add_(0, given, here[0] - middle) / count[:, None]
+    return 1 - (there[0] - middle - table[held_tokens]).square().mean(0) / there[0].var(0).clamp_min(1e-9)
 
 
 mixed = torch.randperm(len(tokens), generator=draw)
-r2 = by_token(here[0], tokens, there[0], held_tokens)
-r2_mixed = by_token(here[0], tokens[mixed], there[0], held_tokens)
+r2, r2_mixed = by_token(tokens), by_token(tokens[mixed])
 
 # %% [markdown]
 # ### The same places, edited
@@ -206,28 +207,34 @@ kept = {
 # %% [markdown]
 # ### Does the model use it there?
 #
-# Set the neuron to its mean at one place and see by how much the loss of the next token changes, up or down: at its
-# strongest places, at random ones, and for another neuron at the same places.
+# Set the neuron to its mean at one place: by how much does the loss of the next token change, up or down? At
+# its strongest places, at random ones, and for another neuron at the same places.
 
 # %%
 mean = deep.mean(found.tokens).float()
 last = at < 127  # the next token must be in the row
 
 
+def writer(line: torch.Tensor, place: torch.Tensor, number: torch.Tensor, value: torch.Tensor):
+    """A hook that writes one value into each row; NaN leaves what was there."""
+
+    def write(acts, hook):
+        acts[line, place, number] = torch.where(value.isnan(), acts[line, place, number], value.to(acts))
+        return acts
+
+    return write
+
+
 @torch.no_grad()
-def losses(batch: torch.Tensor, where: torch.Tensor, which: torch.Tensor, values: torch.Tensor) -> torch.Tensor:  # fmt: skip
-    """Loss of the token after ``where`` with one neuron replaced there, for each row (NaN: as it is)."""
+def losses(batch: torch.Tensor, where: torch.Tensor, which: torch.Tensor, values: torch.Tensor):
+    """Loss of the token after ``where`` with one neuron replaced there; [row]."""
     parts = []
     for some in torch.arange(len(batch)).split(32):
-        line, place, number = torch.arange(len(some)), where[some], which[some]
-
-        def replace(acts, hook, line=line, place=place, number=number, some=some):
-            value = values[some].to(acts)
-            acts[line, place, number] = torch.where(value.isnan(), acts[line, place, number], value)
-            return acts
-
-        seen = []
-        hooks = [(SITE, replace), ("ln_final.hook_in", lambda value, hook: seen.append(value))]
+        line, place, seen = torch.arange(len(some)), where[some], []
+        hooks = [
+            (SITE, writer(line, place, which[some], values[some].to(run.device))),
+            ("ln_final.hook_in", lambda value, hook, seen=seen: seen.append(value)),
+        ]
         model.run_with_hooks(batch[some].to(run.device), fwd_hooks=hooks, return_type=None)
         logits = model.unembed(model.ln_final(seen[0][line, place][:, None]))[:, 0].cpu()
         parts.append(F.cross_entropy(logits, batch[some, place + 1], reduction="none"))
@@ -273,26 +280,28 @@ metrics = {
 # %% [markdown]
 # ### Look
 #
-# `features.html` beside the figures leafs through the neurons. Then type a text of your own: `python -m lab.neuroscope`
-# (it wants the package gradio).
+# `features.html` beside the figures leafs through the neurons. Then type a text of your own, with
+# `python -m lab.neuroscope` (it wants the package gradio).
 
 # %%
-fig, axes = plots.figure(2, 3, f"{len(chosen)} random neurons of {MODEL}, layer {LAYER}, and their top examples")
-bins = torch.linspace(0, peak.max().item(), 30).tolist()
-for kind, (name, style) in enumerate({"neurons": "stepfilled", "random directions": "step"}.items()):
-    colour = plots.COLOURS[kind]
-    axes[0].hist(peak[kind].tolist(), bins=bins, histtype=style, color=colour, alpha=0.7, label=name, linewidth=1.8)
-axes[0].legend(fontsize=8, frameon=False)
-plots.label(axes[0], "How far the strongest place stands out", "standard deviations above the mean", "units")
-plots.bars(axes[1], holds, "Held out, where a label's token stands", y="standard deviations above the mean",
-           highlight=["its own label"])  # fmt: skip
-plots.bars(axes[2], recurs, "Strongest held-out places on a label's token", y="share of places", highlight=["neurons"])
-axes[3].hist([r2.clamp_min(-0.2).tolist(), r2_mixed.clamp_min(-0.2).tolist()], bins=20,
-             label=["text", "tokens dealt out anew"], color=[plots.COLOURS[0], "0.6"])  # fmt: skip
-axes[3].legend(fontsize=8, frameon=False)
+fig, axes = plots.figure(2, 3, f"{len(chosen)} neurons of {MODEL}, layer {LAYER}, and their top examples")
+reach = {"neurons": peak[0].tolist(), "random directions": peak[1].tolist()}
+explained = {"text": r2.tolist(), "tokens dealt out anew": r2_mixed.tolist()}
+for ax, groups, top_bin in ((axes[0], reach, peak.max().item()), (axes[3], explained, 1.0)):
+    bins = torch.linspace(0 if ax is axes[0] else -0.2, top_bin, 28).tolist()
+    for (name, values), kind, colour in zip(
+        groups.items(), ("stepfilled", "step"), plots.COLOURS, strict=False
+    ):
+        clipped = [max(value, bins[0]) for value in values]
+        ax.hist(clipped, bins=bins, histtype=kind, color=colour, alpha=0.8, label=name, linewidth=1.8)
+    ax.legend(fontsize=8, frameon=False)
+deviations = "standard deviations above the mean"
+plots.label(axes[0], "How far the strongest place stands out", deviations, "units")
+plots.bars(axes[1], holds, "Held out, on the label's tokens", y=deviations, highlight=["its own label"])
+plots.bars(axes[2], recurs, "Strongest held-out places", y="share on a label's token", highlight=["neurons"])
 plots.label(axes[3], "Explained by the current token alone", "held-out R²", "neurons")
 plots.bars(axes[4], kept, "Activation left at the strongest places", y="share", highlight=["as it was"])
-plots.bars(axes[5], effect, "Set to its mean: change of the loss", y="nats, up or down", highlight=["strongest places"])
+plots.bars(axes[5], effect, "Loss moved by setting it to its mean", y="nats", highlight=["strongest places"])
 run.save(fig, "neurons")
 
 best = int(chosen[(r2 * (peak[0] > peak[0].median())).argmin()])  # stands out, and not by its token alone
@@ -301,9 +310,10 @@ groups = {
     "a uniform sample, from highest to lowest": sampled(found, searched, SITE, best, word),
 }
 run.save(text_plots.examples(groups, f"{SITE}, neuron {best}"), "examples")
-view = interactive.examples(found, searched, [(SITE, int(n)) for n in chosen], word, title=f"Neurons of {MODEL}")
+units = [(SITE, int(number)) for number in chosen]
+view = interactive.examples(found, searched, units, word, title=f"Neurons of {MODEL}")
 view.save(run.folder / "features.html")
-view
+view  # noqa: B018 - a notebook shows it
 
 # %%
 report = run.finish(metrics)
