@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import html
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -279,3 +283,31 @@ class TestPage:
             page.goto(address)
             until(page, READY)
             assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_axe_finds_nothing(self, address: str, browser: Any, scheme: Any) -> None:
+        axe = pytest.importorskip("axe_playwright_python").__path__[0]
+        with opened(browser, address, color_scheme=scheme) as page:
+            page.goto(address)
+            until(page, READY)
+            page.evaluate((Path(axe) / "axe.min.js").read_text(encoding="utf-8"))
+            result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+            assert len(result["passes"]) > 10
+            assert [(found["id"], found["nodes"][0]["html"]) for found in result["violations"]] == []
+
+
+def test_ctrl_c_ends_the_command_cleanly(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    command = [sys.executable, "-m", "mihack.lab.neuroscope", "--tokens", "500"]
+    where = {**os.environ, "PYTHONPATH": str(Path(neuroscope.__file__).parents[2])}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as started:
+        assert started.stdout is not None
+        for line in started.stdout:
+            if "The page is at http://127.0.0.1:" in line:
+                break
+        started.send_signal(signal.SIGINT)
+        rest = started.stdout.read()
+        assert started.wait(timeout=30) == 0
+    assert "Traceback" not in rest

@@ -2,7 +2,7 @@
 
     python experiment.py                          the run that expected.json describes
     python experiment.py --seed 1                 other documents held out, other neurons
-    python experiment.py --model smollm2-135m --layer 12 --rows 160
+    python experiment.py --model smollm2-135m --layer 12 --steps 5
 
     python -m lab.neuroscope                      the page: type a text, see a neuron light up
 
@@ -38,7 +38,7 @@ TEXT = "speeches"  # a text in texts/, a file, a folder, or python-docs
 LAYER = 0  # whose MLP
 NEURONS = 64  # drawn at random, to be studied
 TOP = 16  # strongest places that make a neuron's label
-ROWS = 1400  # of 128 tokens, half of them searched and half held out
+STEPS = 44  # batches of 32 rows of 128 tokens that are read; half are searched, half held out
 
 # %%
 run = start_run(globals())
@@ -60,7 +60,7 @@ order = torch.randperm(int(source.max()) + 1, generator=draw)
 half = torch.isin(source, order[: len(order) // 2])
 if half.all() or not half.any():  # a single document: by its halves
     half = torch.arange(len(rows)) < len(rows) // 2
-searched, held_out = (rows[kept.nonzero()[: ROWS // 2, 0].tolist()] for kept in (half, ~half))
+searched, held_out = (rows[kept.nonzero()[: 16 * STEPS, 0].tolist()] for kept in (half, ~half))
 print(f"{searched.numel():,} tokens searched, {held_out.numel():,} held out")
 
 
