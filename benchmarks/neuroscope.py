@@ -97,7 +97,7 @@ def main() -> None:
         alone = statistics.median(passes(scope, next(iter(scope.sites.values()))))
     middle = statistics.median(found)
     print(f"answer: median {middle:.0f} ms, largest {max(found):.0f} ms of {len(found)}")
-    print(f"the model's own pass {alone:.0f} ms; median is {middle / BAR:.2f} of {BAR:.0f} ms")
+    print(f"the model's own pass {alone:.1f} ms; median is {middle / BAR:.2f} of {BAR:.0f} ms")
 
 
 if __name__ == "__main__":

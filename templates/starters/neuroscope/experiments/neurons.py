@@ -2,7 +2,7 @@
 
     python experiment.py                          the run that expected.json describes
     python experiment.py --seed 1                 other documents held out, other neurons
-    python experiment.py --model smollm2-135m --layer 12 --steps 5
+    python experiment.py --model smollm2-135m --layer 12 --neurons 8 --top 4 --steps 2
 
     python -m lab.neuroscope                      the page: type a text, see a neuron light up
 
@@ -89,7 +89,7 @@ def activations(tokens: torch.Tensor) -> torch.Tensor:
     """[neurons or directions, token, unit]: the chosen neurons, and as many random directions."""
     kept = []
     for batch in tokens.split(32):
-        _, cache = model.run_with_cache(batch.to(run.device), names_filter=SITE)
+        _, cache = model.run_with_cache(batch.to(run.device), names_filter=SITE, return_type=None)
         acts = read(cache[SITE])
         kept.append(torch.stack([acts[..., chosen.to(run.device)], acts @ turned.T]).flatten(1, 2).cpu())
     return torch.cat(kept, dim=1)
@@ -192,7 +192,7 @@ def activation(batch: torch.Tensor) -> torch.Tensor:
     """The activation of each row's own neuron at its own place."""
     parts = []
     for some in each.split(32):
-        _, cache = model.run_with_cache(batch[some].to(run.device), names_filter=SITE)
+        _, cache = model.run_with_cache(batch[some].to(run.device), names_filter=SITE, return_type=None)
         parts.append(cache[SITE].cpu()[torch.arange(len(some)), at[some], unit[some]])
     return torch.cat(parts)
 
