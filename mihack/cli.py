@@ -25,6 +25,8 @@ COMMANDS = {
     "search": "Search cards and glossary, best match first.",
     "suggest": "Suggest problems that suit your team, and say why.",
     "new": "Make a research repo for a problem.",
+    "status": "Say how far the repo you stand in is, and what to do next.",
+    "diff": "Show what you changed in a repo since mihack made it.",
     "explain": "Explain a term, or list the glossary.",
     "resources": "List demos, tutorials, papers and tools.",
     "stats": "Count problems, by area, rating and status.",
@@ -79,8 +81,9 @@ class LazyGroup(click.Group):
     epilog="Example: mihack list --difficulty A, then mihack show 3.1, then mihack new 3.1",
 )
 @click.version_option(__version__, prog_name="mihack", message="%(prog)s %(version)s")
+@click.option("--plain", is_flag=True, help="Plain ASCII: no colour, no boxes (anywhere on the line).")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error (anywhere on the line).")
-def group(debug: bool) -> None:
+def group(plain: bool, debug: bool) -> None:
     """Open problems in mechanistic interpretability, and a repo that already runs for each."""
 
 
@@ -91,8 +94,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code; a message for every error goes to stderr."""
-    debug = "--debug" in arguments
-    arguments = [word for word in arguments if word != "--debug"]
+    plain, debug, arguments = _anywhere(arguments)
+    if not plain:
+        return _run(arguments, debug)
+    from mihack import terminal
+
+    before, terminal.PLAIN = terminal.PLAIN, True
+    try:
+        return _run(arguments, debug)
+    finally:
+        terminal.PLAIN = before
+
+
+def _anywhere(arguments: list[str]) -> tuple[bool, bool, list[str]]:
+    """Whether --plain and --debug stand before any ``--``, and what is left without them."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options, rest = arguments[:end], arguments[end:]
+    left = [word for word in options if word not in {"--plain", "--debug"}]
+    return "--plain" in options, "--debug" in options, left + rest
+
+
+def _run(arguments: list[str], debug: bool) -> int:
     if os.environ.get(COMPLETE, "").startswith("powershell"):
         from mihack.powershell import register
 
@@ -102,7 +124,7 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()  # here, where a full disk or a reader that has gone is still handled
         return result if isinstance(result, int) else DONE
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return USAGE if isinstance(error, click.UsageError) else FIXABLE
     except (click.Abort, KeyboardInterrupt):
         click.echo("Stopped.", err=True)
@@ -117,20 +139,34 @@ def run(arguments: list[str]) -> int:
         return _explain(error)
 
 
+def _show(error: click.ClickException) -> None:
+    """As click does, with the message cleaned and wrapped."""
+    from mihack.terminal import clean, say
+
+    if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 and later: its message is the help
+        error.show()
+        return
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        click.echo(context.get_usage(), err=True)
+        click.echo(f"Try '{context.command_path} --help' for help.\n", err=True)
+    say(f"Error: {clean(error.format_message())}")
+
+
 def _explain(error: Exception) -> int:
     """One sentence on what went wrong, one on what to do."""
-    from mihack.terminal import clean, one_line  # a message may quote a card or a file name
+    from mihack.terminal import clean, one_line, say  # a message may quote a card or a file name
 
     if isinstance(error, MihackError):
-        click.echo(f"Error: {clean(error.message)}", err=True)
+        say(f"Error: {clean(error.message)}")
         if error.hint:
-            click.echo(clean(error.hint), err=True)
+            say(clean(error.hint))
         return error.exit_code
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""
-        click.echo(f"Error: {one_line(error.strerror + where)}", err=True)
+        say(f"Error: {one_line(error.strerror + where)}")
         return FIXABLE
     failure = one_line(f"{type(error).__name__}: {error}")
-    click.echo(f"Error: mihack itself failed, which it should not: {failure}", err=True)
-    click.echo("Please report it with what the same command prints with --debug at its end.", err=True)
+    say(f"Error: mihack itself failed, which it should not: {failure}")
+    say("Please report it with what the same command prints with --debug at its end.")
     return FIXABLE

@@ -375,13 +375,15 @@ def size(count: float) -> str:
 # ---- probe: look at the machine; no failure gets out ----
 
 
-def probe(*, offline: bool = False) -> Machine:
-    """Everything that can be found out here, in a few seconds."""
+def probe(*, offline: bool = False, tell: Callable[[int, str], None] = lambda done, next_up: None) -> Machine:
+    """Everything that can be found out here, in a few seconds; ``tell`` hears of each of STEPS."""
+    tell(0, STEPS[0])
     machine = Machine(python=tuple(sys.version_info[:3]), system=platform.system())
     machine.packages = {name: installed(name) for name in RANGES}
     machine.gpu, machine.driver, machine.driver_cuda = nvidia()
     machine.memory, machine.memory_free = memory()
-    for name in ("numpy", "torch"):
+    for done, name in enumerate(("numpy", "torch"), 1):
+        tell(done, STEPS[done])
         if machine.packages[name] is not None:
             module, why = load(name)
             if why:
@@ -389,13 +391,24 @@ def probe(*, offline: bool = False) -> Machine:
             elif name == "torch":
                 look_at_torch(machine, module)
     look_at_numpy(machine)
+    tell(3, STEPS[3])
     machine.hub = "not asked" if offline or os.environ.get("HF_HUB_OFFLINE") == "1" else ask_hub()
     machine.token = has_token()
+    tell(4, STEPS[4])
     folder = cache_folder()
     machine.cache, machine.cache_bytes = str(folder), folder_bytes(folder)
     machine.cache_writable = writable(folder)
     machine.disk_free = attempt(lambda: shutil.disk_usage(Path.cwd()).free)
     return machine
+
+
+STEPS = ("driver and memory", "numpy", "torch and its arithmetic", "the hub", "cache and disk")
+
+
+def step_shown(done: int, next_up: str) -> None:
+    """Which step of how many is under way: one line on stderr, each in place of the last."""
+    text = f"{done + 1} of {len(STEPS)}: {next_up}" if next_up else ""
+    print(f"\r{text:<40}" + ("" if next_up else "\r"), end="", file=sys.stderr, flush=True)
 
 
 def attempt(ask: Callable[[], Any]) -> Any:
@@ -637,37 +650,40 @@ def writable(folder: Path) -> bool:
 # ---- say it ----
 
 
-def report(lines: Sequence[Line], *, colour: bool = False) -> str:
+def report(lines: Sequence[Line], *, colour: bool = False, columns: int = 80) -> str:
     """One line per check, and what to do under those that need it."""
+    width = min(columns, 80) - 1
     codes = {GREEN: "32", YELLOW: "33", RED: "31"}
     out = []
     for line in lines:
-        text = wrap(f"{line.state:<6}  {line.name:<16}  {line.found}", " " * 8)
+        text = wrap(f"{line.state:<6}  {line.name:<16}  {line.found}", " " * 8, width)
         if colour:
             text[0] = f"\033[{codes[line.state]}m{text[0][:6]}\033[0m{text[0][6:]}"
         out += text
         if line.fix and line.state != GREEN:
-            out += advice(line.fix)
+            out += advice(line.fix, width)
     count = {state: sum(line.state == state for line in lines) for state in (RED, YELLOW)}
     end = f"Ready, with {count[YELLOW]} yellow." if count[YELLOW] else "Ready."
     out.append(f"Not ready: {count[RED]} red, {count[YELLOW]} yellow." if count[RED] else end)
     return "\n".join(out)
 
 
-def wrap(text: str, indent: str) -> list[str]:
-    """Lines that fit 80 columns, broken between words only."""
-    rule = textwrap.TextWrapper(79, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+def wrap(text: str, indent: str, width: int = 79) -> list[str]:
+    """Lines that fit, broken between words only."""
+    rule = textwrap.TextWrapper(
+        width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
     return rule.wrap(text)
 
 
-def advice(fix: str) -> list[str]:
+def advice(fix: str, width: int = 79) -> list[str]:
     """What to do; each command on a line of its own, whole, so that it can be copied."""
     words, pip, commands = fix.partition("pip ")
-    lines = wrap(f"{' ' * 8}-> {words.strip()}", " " * 11) if words.strip() else []
+    lines = wrap(f"{' ' * 8}-> {words.strip()}", " " * 11, width) if words.strip() else []
     # behind a command may stand ", then do this" or "   (a remark)"
     command, rest = [*re.split(r", |   ", f"{pip}{commands}", maxsplit=1), ""][:2]
     lines += command.split(" && ") if command else []
-    return lines + (wrap(f"{' ' * 8}-> {rest}", " " * 11) if rest else [])
+    return lines + (wrap(f"{' ' * 8}-> {rest}", " " * 11, width) if rest else [])
 
 
 def as_json(machine: Machine, lines: Sequence[Line]) -> str:
@@ -691,12 +707,16 @@ def finite(data: Any) -> Any:
     return "infinite" if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def run(*, offline: bool, json_wanted: bool, needs_torch: bool = True) -> int:
+def run(*, offline: bool, json_wanted: bool, needs_torch: bool = True, plain: bool = False) -> int:
     """Look, judge and print; 1 if something is red."""
-    machine = probe(offline=offline)
+    watched = sys.stderr.isatty() and not plain
+    machine = probe(offline=offline, **({"tell": step_shown} if watched else {}))
+    if watched:
+        step_shown(len(STEPS), "")
     lines = judge(machine, needs_torch=needs_torch)
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    print(as_json(machine, lines) if json_wanted else report(lines, colour=colour))
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and not plain
+    columns = shutil.get_terminal_size().columns
+    print(as_json(machine, lines) if json_wanted else report(lines, colour=colour, columns=columns))
     return int(any(line.state == RED for line in lines))
 
 

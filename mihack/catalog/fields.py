@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ KNOB = r"[a-z][a-z0-9_]*"
 METRIC = r"[A-Za-z][A-Za-z0-9_.]*"
 DIFFICULTY = r"[A-D](?:-[A-D])?"
 DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+MOMENT = DATE + r"T[0-9]{2}:[0-9]{2}(?:[+-][0-9]{2}:[0-9]{2})?"
 ARXIV = r"(?:[0-9]{4}\.[0-9]{4,5}|[a-z-]+(?:\.[A-Z]{2})?/[0-9]{7})"
 DOI = r"10\.[0-9]{4,9}/[^\s<>\"]+"
 # Windows opens a device, not a file, for these names, whatever their extension.
@@ -106,6 +107,18 @@ def _date(text: str) -> str:
     return text
 
 
+def _moment(text: str) -> str:
+    try:
+        if not re.fullmatch(MOMENT, text):
+            raise ValueError
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not a time such as 2026-12-06T16:00 or 2026-12-06T16:00+01:00"
+        ) from None
+    return text
+
+
 def _matching(pattern: str, what: str) -> AfterValidator:
     def rule(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -173,6 +186,7 @@ Url = Annotated[
 ]
 Difficulty = Annotated[str, AfterValidator(_difficulty), _pattern(DIFFICULTY)]
 Day = Annotated[str, AfterValidator(_date), _pattern(DATE)]
+Moment = Annotated[str, AfterValidator(_moment), _pattern(MOMENT)]
 Arxiv = Annotated[str, _matching(ARXIV, "an arXiv number such as 2209.11895 (no version)"), _pattern(ARXIV)]
 Doi = Annotated[str, _matching(DOI, "a DOI such as 10.1000/182"), _pattern(DOI)]
 Hours = Annotated[

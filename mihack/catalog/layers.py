@@ -24,6 +24,7 @@ SHOWN = 5
 KEPT = 20
 # Fewer files than these are read so soon that neither progress nor a record of them pays.
 MANY = 1000
+SOON = 1.0  # seconds after which somebody at a terminal wants to know how far it is
 # Times of files are this coarse on some systems: what was just written is read again.
 COARSE = 2 * 10**9
 FOLDERS = ("areas", "concepts", "problems")
@@ -182,23 +183,28 @@ def _in_memory(root: Path, below: Index, key: str) -> Layer:
 
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show progress over many files: a bar on a terminal, else a line per thousand, on stderr."""
+    """Show progress on stderr: a bar on a terminal once it takes a second, else a line per thousand."""
     import click
+
+    from mihack.terminal import plain
+
+    started = time.monotonic()
 
     with contextlib.ExitStack() as stack:
         bars: list[Any] = []
 
         def progress(done: int, total: int) -> None:
-            if total < MANY:
+            watched = sys.stderr.isatty() and not plain()
+            if total < MANY and (not watched or time.monotonic() - started < SOON):
                 return
-            if not sys.stderr.isatty():
+            if not watched:
                 if done % MANY == 0 or done == total:
                     click.echo(f"{what}: {done} of {total} files", err=True)
                 return
             if not bars:
                 bar = click.progressbar(length=total, label=what, file=sys.stderr, show_pos=True)
                 bars.append(stack.enter_context(bar))
-            bars[0].update(1)
+            bars[0].update(done - bars[0].pos)
 
         yield progress
 

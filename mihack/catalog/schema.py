@@ -29,6 +29,7 @@ from mihack.catalog.fields import (
     Hours,
     KnobName,
     Letter,
+    Moment,
     OneLine,
     Paragraph,
     ProblemId,
@@ -78,6 +79,17 @@ class StarterRef(Strict):
         description="exact: the experiment opens this very question; near: it warms up the method, "
         "and the question is still the team's to set up.",
     )
+    note: Paragraph | None = Field(
+        default=None,
+        description="With near: what to replace in the experiment to get to the question. It stands in the "
+        "repo's README, under What to replace.",
+    )
+
+    @model_validator(mode="after")
+    def _note_needs_near(self) -> StarterRef:
+        if self.note is not None and self.fit != "near":
+            raise ValueError("note says what to replace, so it needs fit: near")
+        return self
 
 
 class Problem(Strict):
@@ -237,6 +249,10 @@ class Event(Strict):
     name: OneLine = Field(description="The event's name.")
     starts: Day = Field(description="Its first day, as YYYY-MM-DD.")
     ends: Day = Field(description="Its last day, as YYYY-MM-DD.")
+    until: Moment | None = Field(
+        default=None,
+        description="When hand-in closes: 2026-12-06T16:00; with +01:00 behind it for all zones.",
+    )
     url: Url | None = Field(default=None, description="Its page.")
     note: OneLine | None = Field(default=None, description="What a team must know: a deadline, a room.")
 

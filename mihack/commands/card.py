@@ -9,6 +9,7 @@ import click
 
 from mihack import completion
 from mihack.errors import MihackError
+from mihack.terminal import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def new_command(key: str | None, kind: str, title: str, area: str, folder: Path)
     path = folder / file_for(kind, key, title, area)
     write_new(path, text_for(kind, key, title, area, date.today().isoformat()))
     click.echo(str(path))
-    click.echo(f"Fill it in; `mihack check {shlex.quote(str(folder))}` names what is still TODO.", err=True)
+    say(f"Fill it in; `mihack check {shlex.quote(str(folder))}` names what is still TODO.")
 
 
 @card_command.command(
@@ -105,7 +106,7 @@ def editor_command(folder: Path, workspace: Path | None) -> None:
             write_new(path, text)
             click.echo(str(path))
     for path in kept:
-        click.echo(f"{path} is there and stays as it is; delete it to have it written anew.", err=True)
+        say(f"{path} is there and stays as it is; delete it to have it written anew.")
 
 
 def _asks() -> bool:

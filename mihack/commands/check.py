@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from mihack.terminal import say
+
 
 @click.command(
     "check",
@@ -48,5 +50,5 @@ def check_command(folder: str | None, as_json: bool, catalog: tuple[str, ...]) -
     else:
         for fault in faults:
             click.echo(str(fault))
-    click.echo(summary(checked), err=True)
+    say(summary(checked))
     sys.exit(1 if faults else 0)

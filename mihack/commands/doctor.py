@@ -19,5 +19,6 @@ def doctor_command(as_json: bool, offline: bool) -> int:
     the exit code 1. mihack itself needs no torch, so here a missing torch is only yellow.
     """
     from mihack import doctor
+    from mihack.terminal import plain
 
-    return doctor.run(offline=offline, json_wanted=as_json, needs_torch=False)
+    return doctor.run(offline=offline, json_wanted=as_json, needs_torch=False, plain=plain())

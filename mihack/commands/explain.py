@@ -9,7 +9,7 @@ import click
 from mihack import completion
 from mihack.catalog.index import load
 from mihack.commands.options import catalog_option
-from mihack.terminal import clean, columns, one_line, rows, wrap
+from mihack.terminal import clean, columns, fit, flow, one_line, plain, rows, strong, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,16 +49,19 @@ def glossary(index: Index) -> str:
     width = min(30, max((len(term) for term, _ in pairs), default=0))
     left = columns() - width - 2
     pairs.sort(key=lambda pair: pair[0].casefold())
-    return "\n".join(
-        rows([(term, text if len(text) <= left else text[: left - 1] + "…") for term, text in pairs], [width])
-    )
+    if not plain():  # one line for each, so that one can look down the list
+        pairs = [(term, fit(text, left).rstrip()) for term, text in pairs]
+    return "\n".join(rows(pairs, [width]))
 
 
 def entry(index: Index, concept: dict[str, Any], users: list[str]) -> str:
     """One term, as text that fits the terminal."""
     width = min(columns(), 100)
     also = f"  (also: {', '.join(concept['aliases'])})" if concept["aliases"] else ""
-    blocks = [wrap(one_line(concept["term"] + also), width), wrap(one_line(concept["summary"]), width)]
+    blocks = [
+        strong(wrap(one_line(concept["term"] + also), width)),
+        wrap(one_line(concept["summary"]), width),
+    ]
     for label, key in (("Formula", "formula"), ("TransformerLens", "transformer_lens")):
         if concept.get(key):
             blocks.append(f"{label}:\n" + wrap(one_line(concept[key]), width, "  "))
@@ -70,5 +73,5 @@ def entry(index: Index, concept: dict[str, Any], users: list[str]) -> str:
         blocks.append(wrap("See also: " + one_line(", ".join(near)), width))
     if users:
         blocks.append(wrap("Problems that need it: " + one_line(", ".join(users)), width))
-    blocks += [one_line(f"{link['label']}: {link['url']}") for link in concept["links"]]
+    blocks += [flow(one_line(f"{link['label']}: {link['url']}"), width) for link in concept["links"]]
     return "\n\n".join(blocks)

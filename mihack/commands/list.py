@@ -11,7 +11,7 @@ from mihack.catalog.index import load, natural
 from mihack.catalog.query import CODING, COMPUTE, query
 from mihack.catalog.query import STATUS as STATUSES
 from mihack.commands.options import catalog_option
-from mihack.terminal import clean, coloured, columns, fit, one_line, rows, wrap
+from mihack.terminal import clean, columns, fit, one_line, plain, rows, say, strong, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ def list_command(
         event = [event_line(index.event), ""] if index.event else []
         click.echo("\n".join([*event, *table(index, found, grouped=not words and not sort)]))
     if not as_json and not ids:
-        click.echo(footer(len(found), len(index.problems), len(index.hidden)), err=True)
+        say(footer(len(found), len(index.problems), len(index.hidden)))
 
 
 def table(index: Index, items: list[dict[str, Any]], *, grouped: bool = False) -> list[str]:
     """Lines of at most the terminal's width; under a heading per area if ``grouped``."""
     layout = Layout(items)
-    lines = [layout.header()]
+    lines = [strong(layout.header())]
     if not grouped:
         return lines + [layout.row(item) for item in items]
     areas = dict.fromkeys([*index.areas, *(item["area"] for item in items)])
@@ -121,7 +121,8 @@ class Layout:
 
     def __init__(self, items: list[dict[str, Any]]) -> None:
         longest = max((len(item["id"]) for item in items), default=0)
-        self.widths = (min(max(WIDTHS[0], longest), WIDEST_ID), *WIDTHS[1:])
+        widest = longest if plain() else WIDEST_ID  # plain text cuts nothing short
+        self.widths = (min(max(WIDTHS[0], longest), max(widest, WIDTHS[0])), *WIDTHS[1:])
         self.start = sum(self.widths) + 2 * len(self.widths)
         self.indent = " " * self.start
         self.columns = columns()
@@ -150,7 +151,7 @@ class Layout:
 
 def heading(text: str) -> str:
     """An area's name, bold on a terminal."""
-    return click.style(text, bold=True) if coloured() else clean(text)
+    return strong(clean(text))
 
 
 def event_line(event: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import click
 from mihack import completion
 from mihack.commands.options import catalog_option
 from mihack.errors import MihackError
-from mihack.terminal import one_line
+from mihack.terminal import columns, flow, one_line, rows, say, strong
 
 if TYPE_CHECKING:
     from mihack.catalog.index import Index
@@ -76,7 +76,7 @@ def new_command(
     files = plan(problem, answers, index)
     if not dry_run:
         for left in write(files, target):
-            click.echo(f"Removed {left}, left behind by a run that was killed.", err=True)
+            say(f"Removed {left}, left behind by a run that was killed.")
         if git:
             _git_init(target)
     if as_json:
@@ -92,7 +92,7 @@ def _problem(index: Index, problem_id: str | None, *, ask: bool) -> tuple[dict[s
     if problem_id is not None:
         problem, note = find(index, problem_id)
         if note:
-            click.echo(note, err=True)
+            say(note)
         return problem, False
     if not ask or not sys.stdin.isatty():
         raise click.UsageError("which problem? mihack new ID [PATH]; `mihack list` shows the ids")
@@ -160,11 +160,11 @@ def _git_init(target: Path) -> None:
     try:
         inside = subprocess.run([*git, "rev-parse", "--git-dir"], capture_output=True)
         if inside.returncode == 0:
-            click.echo("Already inside a git repository: no git init.", err=True)
+            say("Already inside a git repository: no git init.")
             return
         subprocess.run([*git, "init", "--quiet"], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        click.echo(f"The repo is there, but git init failed: {error}", err=True)
+        say(f"The repo is there, but git init failed: {error}")
 
 
 def _report(problem: dict[str, Any], target: Path, files: dict[str, bytes], dry_run: bool) -> dict[str, Any]:
@@ -187,10 +187,13 @@ def _map(problem: dict[str, Any], target: Path, files: dict[str, bytes]) -> str:
     """What is where, and the next command."""
     from mihack.scaffold.plan import purposes
 
-    lines = [f"{target}: {one_line(problem['id'])} {one_line(problem['title'])}", ""]
-    lines += [f"  {name:<15} {purpose}" for name, purpose in purposes(files)]
+    title = f"{target}: {one_line(problem['id'])} {one_line(problem['title'])}"
+    lines = [strong(flow(title, columns())), ""]
+    lines += rows([(f"  {name}", purpose) for name, purpose in purposes(files)], [17])
     go = [] if target.resolve() == Path.cwd() else [f"  cd {shlex.quote(str(target))}"]
     run = ["  uv run experiment.py        # or: pip install -e . && python experiment.py"]
+    if len(run[0]) > columns():
+        run = ["  uv run experiment.py", "or:", "  pip install -e . && python experiment.py"]
     return "\n".join([*lines, "", "Next:", *go, *run])
 
 
@@ -198,8 +201,12 @@ def _tree(target: Path, files: dict[str, bytes]) -> str:
     """Every file with its size and, where there is one, its purpose."""
     from mihack.scaffold.plan import PURPOSES
 
-    lines = [f"{target}/ (nothing was written)"]
+    table, told = [], set()
     for path, content in files.items():
-        purpose = PURPOSES.get(path) or PURPOSES.get(path.split("/")[0] + "/", "")
-        lines.append(f"  {path:<26} {len(content):>7} B  {purpose}".rstrip())
-    return "\n".join([*lines, f"  {len(files)} files, {sum(map(len, files.values()))} B"])
+        part = path if path in PURPOSES else path.split("/")[0] + "/"
+        purpose = "" if part in told else PURPOSES.get(part, "")  # a folder's once
+        told.add(part)
+        table.append((f"  {path}", f"{len(content):>8} B", purpose))
+    lines = rows(table, [max(len(row[0]) for row in table), 10])
+    total = f"  {len(files)} files, {sum(map(len, files.values()))} B"
+    return "\n".join([strong(f"{target}/ (nothing was written)"), *lines, total])

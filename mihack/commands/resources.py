@@ -9,7 +9,7 @@ import click
 from mihack import completion
 from mihack.catalog.index import load
 from mihack.commands.options import catalog_option
-from mihack.terminal import columns, one_line, wrap
+from mihack.terminal import columns, one_line, say, strong, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def resources_command(number: str | None, kind: str | None, as_json: bool, catal
     found = {key: item for key, item in wanted.items() if kind in (None, item["kind"])}
     click.echo(json.dumps(found, indent=2) if as_json else "\n\n".join(map(entry, found.values())))
     if not found:
-        click.echo("Nothing there. `mihack resources` lists all.", err=True)
+        say("Nothing there. `mihack resources` lists all.")
 
 
 def entry(item: dict[str, Any]) -> str:
@@ -47,7 +47,7 @@ def entry(item: dict[str, Any]) -> str:
     minutes = f", about {item['minutes']} min (our estimate)" if item["minutes"] else ""
     code = "" if item["works_on_tl4"] == "not code" else f", on TransformerLens 4: {item['works_on_tl4']}"
     lines = [
-        wrap(one_line(f"{item['title']} ({item['kind']}{minutes}{code})"), width),
+        strong(wrap(one_line(f"{item['title']} ({item['kind']}{minutes}{code})"), width)),
         wrap(one_line(item["what_for"]), width, "    "),
         "    " + one_line(item["url"]),
     ]

@@ -9,7 +9,7 @@ import click
 from mihack.catalog.index import load
 from mihack.commands.list import table
 from mihack.commands.options import catalog_option
-from mihack.terminal import columns, one_line, wrap
+from mihack.terminal import columns, one_line, say, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def search_command(
         click.echo("".join(f"{one_line(hit.key)}\n" for hit in problems[:count]), nl=False)
     else:
         click.echo(page(index, problems[:count], concepts[:3]))
-        click.echo(footer(len(problems), count), err=True)
+        say(footer(len(problems), count))
 
 
 def page(index: Index, problems: list[Hit], concepts: list[Hit]) -> str:

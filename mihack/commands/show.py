@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import click
@@ -10,7 +11,7 @@ import click
 from mihack import completion
 from mihack.catalog.index import load
 from mihack.commands.options import catalog_option
-from mihack.terminal import clean, coloured, columns, one_line
+from mihack.terminal import clean, coloured, columns, flow, one_line, plain, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,22 +41,41 @@ SECTIONS = {
 )
 @click.argument("problem_id", metavar="ID", shell_complete=completion.problem_ids)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the whole card.")
-@click.option("--plain", is_flag=True, help="Print Markdown as it is, without layout or colour.")
 @catalog_option
-def show_command(problem_id: str, as_json: bool, plain: bool, catalog: tuple[str, ...]) -> None:
+def show_command(problem_id: str, as_json: bool, catalog: tuple[str, ...]) -> None:
     """Show the card of problem ID: the community list's number, or the post's."""
     index = load(catalog, cache=True)
     item, note = find(index, problem_id)
     if note:
-        click.echo(note, err=True)
+        say(note)
     if as_json:
         click.echo(json.dumps(item, indent=2))
         return
     text = clean(card(index, item))
-    if plain or not sys.stdout.isatty():
-        click.echo(text)
+    if plain() or not sys.stdout.isatty():
+        wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ  # a file: its lines stay whole
+        click.echo(text if wide else flow(joined(text), min(columns(), 100)))
     else:
         _render(text)
+
+
+def joined(text: str) -> str:
+    """Markdown with the lines of each paragraph and each item of a list put together, to be wrapped."""
+    import re
+
+    begin = re.compile(r"#|\||[-*>] |\d+[.)] |\$\$|$")
+    lines, fenced, open_line = [""], False, False
+    for line in text.split("\n"):
+        word = line.lstrip(" ")
+        mark = word.startswith(("```", "~~~"))
+        code = fenced or mark or (line.startswith("    ") and not open_line)
+        if open_line and not begin.match(word) and not code:
+            lines[-1] += " " + word
+        else:
+            lines.append(line)
+        fenced ^= mark
+        open_line = bool(word) and not code and not word.startswith(("#", "|"))
+    return "\n".join(lines[1:])
 
 
 def find(index: Index, number: str) -> tuple[dict[str, Any], str]:
@@ -183,6 +203,7 @@ def start(item: dict[str, Any]) -> str:
     what = one_line(f"Starter: {starter['name']} ({parameters})")
     if starter.get("fit") == "near":
         what += ". It warms up the method; the question itself is still yours to set up."
+        what += f" {one_line(starter['note'])}" if starter.get("note") else ""
     return f"## Start\n\n    mihack new {one_line(item['id'])}\n\n{what}"
 
 

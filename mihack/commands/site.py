@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mihack.commands.options import catalog_option
+from mihack.terminal import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def build_command(folder: Path, catalog: tuple[str, ...]) -> None:
     write(made, folder)
     click.echo(str(folder / "index.html"))
     size = sum(map(len, made.values()))
-    click.echo(f"{len(made)} files, {size / 1e6:.1f} MB: open it, or put them on a static host.", err=True)
+    say(f"{len(made)} files, {size / 1e6:.1f} MB: open it, or put them on a static host.")
 
 
 @site_command.command(

@@ -10,7 +10,7 @@ from mihack.catalog.index import load
 from mihack.catalog.query import COMPUTE, STATUS, letters
 from mihack.commands.list import event_line
 from mihack.commands.options import catalog_option
-from mihack.terminal import one_line, rows
+from mihack.terminal import columns, one_line, rows, strong, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mihack.catalog.index import Index
 
-WIDTHS = (46, 8, 4, 4, 4)
+WIDTHS = (8, 3, 3, 3, 3)
 
 
 @click.command(
@@ -65,13 +65,11 @@ def count(index: Index) -> dict[str, Any]:
 
 
 def page(numbers: dict[str, Any]) -> str:
-    """The numbers as text that fits 80 columns."""
-    table: list[tuple[str, ...]] = [("area", "problems", "A", "B", "C", "D")]
-    table += [
-        (one_line(title), *(str(row[key]) for key in ("problems", *"ABCD")))
-        for title, row in numbers["areas"].items()
-    ]
-    blocks = ["\n".join(rows(table, WIDTHS)), "A range such as A-C counts under each of its letters."]
+    """The numbers as text that fits the terminal."""
+    header, *table = rows(
+        [("problems", *(f"{key:>3}" for key in "ABCD"), "area"), *map(_row, numbers["areas"].items())], WIDTHS
+    )
+    blocks = ["\n".join([strong(header), *table]), "A range such as A-C counts under each of its letters."]
     for name in ("status", "compute", "experiments"):
         shown = ", ".join(f"{key} {value}" for key, value in numbers[name].items())
         blocks.append(f"{name}: {shown}")
@@ -79,4 +77,10 @@ def page(numbers: dict[str, Any]) -> str:
     if numbers["hidden"]:
         last += "; {hidden} problems are hidden"
     event = [event_line(numbers["event"]), ""] if numbers["event"] else []
-    return "\n".join([*event, *blocks, last.format(**numbers)])
+    blocks = [blocks[0], *(wrap(block, columns()) for block in (*blocks[1:], last.format(**numbers)))]
+    return "\n".join([*event, *blocks])
+
+
+def _row(area: tuple[str, dict[str, int]]) -> tuple[str, ...]:
+    title, row = area
+    return (f"{row['problems']:>8}", *(f"{row[letter]:>3}" for letter in "ABCD"), one_line(title))

@@ -12,7 +12,7 @@ from mihack.catalog.index import load
 from mihack.catalog.query import CODING, COMPUTE
 from mihack.commands.list import event_line
 from mihack.commands.options import catalog_option
-from mihack.terminal import columns, one_line, wrap
+from mihack.terminal import columns, one_line, say, strong, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def suggest_command(
         click.echo(event_line(index.event) + "\n")
     click.echo("\n\n".join(lines(index, one) for one in found))
     hint = "\nThe ranking follows rules of ours. Read one with `mihack show ID`, start with `mihack new ID`."
-    click.echo(hint if found else "Nothing fits: give more hours or a bigger machine.", err=True)
+    say(hint if found else "Nothing fits: give more hours or a bigger machine.")
 
 
 def ask() -> tuple[float, int, str, str, tuple[str, ...]]:
@@ -97,4 +97,4 @@ def lines(index: Index, one: Suggestion) -> str:
     """A problem's id and title, and the reasons under it."""
     width = min(columns(), 100)
     title = wrap(one_line(f"{one.id}  {index.problems[one.id]['title']}"), width)
-    return title + "\n" + wrap(one_line("; ".join(one.reasons)), width, "    ")
+    return strong(title) + "\n" + wrap(one_line("; ".join(one.reasons)), width, "    ")

@@ -7,4 +7,5 @@ engine     cookiecutter's template environment, rendering in memory
 notebook   cells to .ipynb
 plan       problem + answers -> {path: bytes}
 write      stage, then one rename
+generated_repo  the repo that one stands in, as its .mihack.json describes it
 """

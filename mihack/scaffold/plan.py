@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, shipped
 from . import engine, notebook, percent, values
-from .encode import json_text, markdown_text, url
+from .encode import json_text, markdown_text, one_line, url
 from .experiment import Experiment, carried_models, choose, lab_files
 from .paths import confined, slug
 
@@ -139,9 +139,11 @@ def _provenance(
         "format": 1,
         "mihack": __version__,
         "problem": str(problem["id"]),
+        "title": one_line(problem["title"]),
         "event": event,
         "starter": experiment.starter,
         "experiment": experiment.name,
+        "parameters": experiment.knobs,
         "answers": {
             "name": answers.name,
             "author": answers.author,

@@ -59,6 +59,7 @@ def context(
         "seconds": str(about.get("seconds", "?")),
         "expected_md": _expected_table(experiment.expected_rows),
         "look_at_md": markdown_block(about.get("look_at") or "").strip(),
+        "replace_md": _replace(problem),
         "next_md": _bullets(markdown_block(item) for item in about.get("next", [])),
         "knobs_md": _knobs(experiment),
         "sections_md": _sections(problem),
@@ -122,6 +123,23 @@ def _lead(problem: Mapping[str, Any]) -> str:
             "model; the problem's own question is still yours to set up (`PROBLEM.md`, First steps)."
         )
     return lead
+
+
+def _replace(problem: Mapping[str, Any]) -> str:
+    """How to get from a warm-up to the problem: the card's note, its models, what remains; else nothing."""
+    starter = problem.get("starter") or {}
+    if starter.get("fit") != "near":
+        return ""
+    models = "; ".join(markdown_text(str(model)) for model in problem.get("models", []))
+    steps = [
+        f"**Model**: the problem is about {models}." if models else "",
+        f"**Question**: what is left of it: {markdown_block(problem.get('remains') or 'see PROBLEM.md')}",
+        "**Numbers**: the rows of `expected.json` belong to the warm-up. Before you run your own version, write "
+        "rows for it: a baseline, a no-op, an ablation, the same at random.",
+        "**Order**: First steps in `PROBLEM.md`.",
+    ]
+    note = markdown_block(starter.get("note") or "").strip()
+    return "\n\n".join(part for part in (note, _bullets(filter(None, steps))) if part)
 
 
 def _expected_table(rows: list[dict[str, Any]]) -> str:

@@ -142,8 +142,9 @@ class Site:
         about = starter["experiments"].get(name)
         if about is None:
             return None
-        fit = reference.get("fit", "exact")
-        return {"starter": reference["name"], "name": name, "about": about, "knobs": parameters, "fit": fit}
+        fit, note = reference.get("fit", "exact"), reference.get("note") or ""
+        names = {"starter": reference["name"], "name": name, "about": about}
+        return {**names, "knobs": parameters, "fit": fit, "note": note}
 
     def _glossary(self) -> list[tuple[str, dict[str, Any]]]:
         return sorted(self.index.concepts.items(), key=lambda pair: one_line(pair[1]["term"]).casefold())
