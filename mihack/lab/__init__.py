@@ -40,6 +40,8 @@ they can be read and edited; what is here would only be in the way there.
     interactive  the same to point at: HTML for notebooks and reports that fetches nothing
     interactive_page  its style and script
     examples  the text around the places that a scan found
+    scope     a scanned model: its units on any text you type, and their strongest places
+    neuroscope  the page for that, served to this machine alone: python -m lab.neuroscope
     documents  text as a stream of documents: files, folders, shipped texts, the hub
     data      token rows of them on disk, in a fixed order, with the source of every token
     packing   the loop that packs tokens into rows
