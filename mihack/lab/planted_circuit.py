@@ -102,7 +102,7 @@ def planted_circuit(
     )  # fmt: skip
     model.eval()
     spaces = _spaces(generator)
-    roles = {}
+    roles: dict[str, tuple[int, int]] = {}
     for layer in range(LAYERS):
         places = torch.randperm(HEADS, generator=generator).tolist()
         names = [name for name, at in LAYER_OF.items() if at == layer]
@@ -136,8 +136,11 @@ def lookups(rows: int, seed: int = 0, exchange: str = "keys") -> Lookups:
     swapped = torch.arange(PAIRS).repeat(rows, 1).scatter(1, two, two.flip(1))
     asked, other = keys.gather(1, two).unbind(1)
     answers, others = values.gather(1, two).unbind(1)
-    corrupted = {"keys": (keys.gather(1, swapped), values, asked),
-                 "values": (keys, values.gather(1, swapped), asked), "query": (keys, values, other)}  # fmt: skip
+    corrupted = {
+        "keys": (keys.gather(1, swapped), values, asked),
+        "values": (keys, values.gather(1, swapped), asked),
+        "query": (keys, values, other),
+    }
     return Lookups(_prompt(keys, values, asked), _prompt(*corrupted[exchange]), answers, others)
 
 

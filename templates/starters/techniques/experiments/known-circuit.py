@@ -201,12 +201,12 @@ direct = {
 }  # each [layer, head, row]
 scores |= {name: size(value) for name, value in direct.items()}
 many = lookups(1000, SEED + 100)
-sites = {(*place, at): z_many[place[0], :, at, place[1]].cpu() for place in places for at in (lookup_model.QUERY, lookup_model.END)}
+ends = (lookup_model.QUERY, lookup_model.END)
+sites = {(*place, at): z_many[place[0], :, at, place[1]].cpu() for place in places for at in ends}
 probes = probe_map(sites, many.answers, kind="ridge", penalty=1e-3, repeats=1, seed=SEED)
 scores["probe"] = torch.tensor(
-    [max(probes[*place, at].held_out - probes[*place, at].majority
-         for at in (lookup_model.QUERY, lookup_model.END)) for place in places]
-).view(layers, heads).clamp_min(0)  # fmt: skip
+    [max(probes[(*place, at)].held_out - probes[(*place, at)].majority for at in ends) for place in places]
+).view(layers, heads).clamp_min(0)
 
 # %% [markdown]
 # ### Marks
@@ -281,7 +281,7 @@ metrics |= {
     "constant_mean": abs(share(ablated["mean ablation"], "constant")),
     "crowd_logit": direct["DLA, logit"][planted.roles["crowd"]].mean().item(),
     "crowd_difference": abs(direct["DLA, difference"][planted.roles["crowd"]].mean().item()),
-    "decoy_probe": probes[*planted.roles["decoy"], lookup_model.QUERY].held_out,
+    "decoy_probe": probes[(*planted.roles["decoy"], lookup_model.QUERY)].held_out,
     "decoy_patched": abs(share(exact, "decoy")),
     "previous_values": abs(scores["patching, values traded"][ours].item() / gap),
 }
@@ -326,7 +326,9 @@ for mask, name, colour in ((is_random, "random heads", 0), (~is_random, "heads w
 axes[3].plot([1e-7, 30], [1e-7, 30], color="0.45", linewidth=0.9, linestyle=":")
 axes[3].set(xscale="log", yscale="log", xlim=(1e-5, 40), ylim=(1e-7, 40))
 axes[3].legend(fontsize=8, loc="upper left")
-plots.label(axes[3], "Attribution patching, one point a head and prompt", "exact effect (nats)", "estimate (nats)")
+plots.label(
+    axes[3], "Attribution patching, one point a head and prompt", "exact effect (nats)", "estimate (nats)"
+)
 run.save(fig, "techniques")
 
 # %%
