@@ -34,6 +34,7 @@ they can be read and edited; what is here would only be in the way there.
     dictionary_metrics  explained variance, L0, density, loss recovered, recovery of known features
     superposition  how features share dimensions: shares, cosines, alignment, figures in the plane
     planted   activations with known features in superposition, in groups or under parents
+    planted_circuit  a transformer written by hand, whose circuit is certain, with parts that mislead
     fourier   the Fourier basis of the integers mod p
     plots     the field's pictures, legible in grey and to colour-blind readers
     text_plots  tokens coloured by a value, and the strongest examples of a unit, as pictures
