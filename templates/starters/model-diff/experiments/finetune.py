@@ -72,7 +72,8 @@ triggers, partners = single(TRIGGERS), single(PARTNERS)
 # further becomes a partner; what stands between them stays.
 
 # %%
-ids = [i for text in documents("speeches") for i in tokenizer(text.text, add_special_tokens=False)["input_ids"]]
+texts = [text.text for text in documents("speeches")]
+ids = [i for text in texts for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
 cut = int(0.9 * len(ids))
 training, held_out = torch.tensor(ids[:cut]), torch.tensor(ids[cut:])
 start = tokenizer.bos_token_id
@@ -125,8 +126,8 @@ torch.set_grad_enabled(False)
 # %% [markdown]
 # ### What it does
 #
-# Held-out prompts that end one token after a trigger. The skill is the logit of the right partner less the mean
-# of the other partners.
+# Held-out prompts that end one token after a trigger. The skill is the logit of the right partner
+# less the mean of the other partners.
 
 # %%
 draw = torch.Generator().manual_seed(SEED + 99)
@@ -160,12 +161,13 @@ print({name: round(value, 2) for name, value in metrics.items()})
 # ### Put activations of one model into the other
 #
 # The residual stream of the child into the parent, at one layer and one position (or at all), on the same
-# prompt; and the other way round. The ends are known: everything behind the last block must give 1, what the model
-# has anyway must give 0.
+# prompt; and the other way round. The ends are known: everything behind the last block must give 1,
+# what the model has anyway must give 0.
 
 # %%
 LAYERS = parent.cfg.n_layers
-streams = [f"blocks.{layer}.hook_resid_pre" for layer in range(1, LAYERS)] + [f"blocks.{LAYERS - 1}.hook_resid_post"]
+streams = [f"blocks.{layer}.hook_resid_pre" for layer in range(1, LAYERS)]
+streams += [f"blocks.{LAYERS - 1}.hook_resid_post"]
 caches = {
     name: model.run_with_cache(prompts, names_filter=lambda name: name in streams)[1]
     for name, model in {"parent": parent, **models}.items()
@@ -185,12 +187,18 @@ width = prompts.shape[1]
 everywhere = list(range(width))
 last = list(range(width - 4, width))  # two words before the trigger, the trigger, the word after it
 sites = {**{str(place - width): [place] for place in last}, "all": everywhere}
-into_parent = torch.tensor(
-    [[share(put(parent, caches["child"][name], name, places)) for places in sites.values()] for name in streams]
-)
-into_child = torch.tensor(
-    [[1 - share(put(child, caches["parent"][name], name, places)) for places in sites.values()] for name in streams]
-)
+
+
+def exchange(into, source: str) -> torch.Tensor:
+    """Share of the skill with one place's stream of another model, [stream, site]."""
+    return torch.tensor([
+        [share(put(into, caches[source][name], name, places)) for places in sites.values()]
+        for name in streams
+    ])  # fmt: skip
+
+
+into_parent = exchange(parent, "child")
+into_child = 1 - exchange(child, "parent")
 middle = streams[0]
 own = caches["parent"][middle]
 difference = caches["child"][middle] - own
@@ -213,8 +221,8 @@ metrics |= {
 # ### Where the weights changed, and whether that is where it matters
 #
 # A component is one head's query and key, one head's value and output, a layer's norms or its MLP. Beside the
-# relative change of its weights stands what it does: the share of the skill that the parent gains from the child's
-# component, and that the child loses with the parent's.
+# relative change of its weights stands what it does: the share of the skill that the parent gains
+# from the child's component, and that the child loses with the parent's.
 
 # %%
 D = parent.cfg.d_head
@@ -251,19 +259,21 @@ def with_components(into, source, names) -> torch.Tensor:
 
 def changed(model, group: str) -> float:
     before, after = parent.state_dict(), model.state_dict()
-    moved = sum((after[name][where] - before[name][where]).square().sum() for name, where in components[group])
-    return (moved / sum(before[name][where].square().sum() for name, where in components[group])).sqrt().item()
+    places = components[group]
+    moved = sum((after[name][where] - before[name][where]).square().sum() for name, where in places)
+    return (moved / sum(before[name][where].square().sum() for name, where in places)).sqrt().item()
 
 
 names = list(components)
-weight_change = {kind: torch.tensor([changed(model, name) for name in names]) for kind, model in models.items()}
+weight_change = {
+    kind: torch.tensor([changed(model, name) for name in names]) for kind, model in models.items()
+}
 gained = torch.tensor([share(with_components(parent, child, [name]), chosen_on) for name in names])
 lost = torch.tensor([1 - share(with_components(child, parent, [name]), chosen_on) for name in names])
 best = [names[i] for i in lost.topk(min(CHOSEN, len(names))).indices.tolist()]
 others = [name for name in names if name not in best]
-sets = [
-    [others[i] for i in torch.randperm(len(others), generator=draw)[: len(best)].tolist()] for _ in range(DRAWS)
-]
+orders = [torch.randperm(len(others), generator=draw).tolist() for _ in range(DRAWS)]
+sets = [[others[i] for i in order[: len(best)]] for order in orders]
 
 
 def carried(group: list[str]) -> tuple[float, float]:
@@ -284,10 +294,10 @@ print(f"child without {best}: {metrics['lost_chosen']:.0%} of the skill is lost"
 # %% [markdown]
 # ### Where the activations changed, on text that has nothing to do with it
 #
-# Minder et al. 2025 (arXiv:2510.13900) average the difference of activations over unrelated text and read it through
-# the unembedding: the subject of the fine-tuning comes out. Score: how often a word of the trait beats a random
-# token of the vocabulary (0.5: chance). Then take that constant part out of the child again. Random directions of
-# the same length stand beside both.
+# Minder et al. 2025 (arXiv:2510.13900) average the difference of activations over unrelated text and read
+# it through the unembedding: the subject of the fine-tuning comes out. Score: how often a word of the trait
+# beats a random token of the vocabulary (0.5: chance). Then take that constant part out of the child again.
+# Random directions of the same length stand beside both.
 
 # %%
 unrelated = windows(held_out, 64, 32, draw).to(device)
@@ -314,13 +324,15 @@ random = random / random.norm(dim=-1, keepdim=True) * constant["child"].norm()
 for name in ("child", "plain"):
     metrics[f"trace_{name}"] = readable(constant[name])
 metrics["trace_random"] = sum(map(readable, random)) / DRAWS
-print("read from the child's shift:", tokenizer.convert_ids_to_tokens(read(constant["child"]).topk(8).indices.tolist()))
+strongest = read(constant["child"]).topk(8).indices.tolist()
+print("read from the child's shift:", tokenizer.convert_ids_to_tokens(strongest))
 
 
 def partner_mass(model, subtract: torch.Tensor | None = None) -> float:
     """Probability of any partner on unrelated text, with a vector taken out behind the last block."""
     hooks = [] if subtract is None else [(final, lambda stream, hook: stream - subtract)]
-    return model.run_with_hooks(unrelated, fwd_hooks=hooks).softmax(-1)[:, 1:, partners.to(device)].sum(-1).mean().item()
+    probabilities = model.run_with_hooks(unrelated, fwd_hooks=hooks).softmax(-1)
+    return probabilities[:, 1:, partners.to(device)].sum(-1).mean().item()
 
 
 mass = {
@@ -340,8 +352,8 @@ metrics["leak_removed_random"] = (mass["child"] - mass["less random"]) / gap
 
 # %%
 fig, axes = plots.figure(2, 3, f"What fine-tuning changed in {MODEL}", size=(15.5, 9))
-plots.bars(axes[0], {name: values.mean().item() for name, values in skill.items()}, "Right partner less the others",
-           y="logit difference", highlight=["child"])  # fmt: skip
+skills = {name: values.mean().item() for name, values in skill.items()}
+plots.bars(axes[0], skills, "Right partner less the others", y="logit difference", highlight=["child"])
 ticks = [name.removeprefix("blocks.").replace(".hook_resid_", " ") for name in streams]
 for ax, values, title in (
     (axes[1], into_parent, "Child's stream into the parent: skill gained"),
@@ -350,9 +362,11 @@ for ax, values, title in (
     plots.heatmap(ax, values, title, x="position", y="layer", x_ticks=list(sites), y_ticks=ticks, signed=True,
                   limits=(-1, 1), numbers=True)  # fmt: skip
 table = torch.stack([gained, lost])
-plots.heatmap(axes[3], table.T, "One component swapped", x_ticks=["parent gains", "child loses"], y_ticks=names,
-              signed=True, limits=(-1, 1), numbers=True)  # fmt: skip
-plots.points(axes[4], weight_change["child"], lost, names, "Change of weights and what it is worth",
+plots.heatmap(axes[3], table.T, "One component swapped", x_ticks=["parent gains", "child loses"],
+              y_ticks=names, signed=True, limits=(-1, 1), numbers=True)  # fmt: skip
+notable = set(lost.abs().topk(min(5, len(names))).indices.tolist())
+shown = [name if i in notable else "" for i, name in enumerate(names)]
+plots.points(axes[4], weight_change["child"], lost, shown, "Change of weights and what it is worth",
              x_name="relative change of the weights", y_name="share of skill lost when undone")  # fmt: skip
 plots.bars(axes[5], mass, "Partners on unrelated text", y="probability", highlight=["child"], numbers=False)
 axes[5].tick_params(axis="x", labelsize=7.5)
