@@ -2,7 +2,6 @@
 
     python experiment.py                       the run that expected.json describes
     python experiment.py --seed 1              other text, other pairs
-    python experiment.py --model gelu-2l       a parent with MLPs
     python experiment.py --steps 100           a child that has seen less
 
 Results, figures and the settings of the run land in results/<time>-seed<seed>/.
