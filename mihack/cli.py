@@ -25,6 +25,7 @@ COMMANDS = {
     "search": "Search cards and glossary, best match first.",
     "suggest": "Suggest problems that suit your team, and say why.",
     "new": "Make a research repo for a problem.",
+    "submit": "Check the hand-in and write its archive.",
     "explain": "Explain a term, or list the glossary.",
     "resources": "List demos, tutorials, papers and tools.",
     "stats": "Count problems, by area, rating and status.",
