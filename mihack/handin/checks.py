@@ -14,6 +14,7 @@ from ..lab.report_text import Text, read_text, unwritten
 from ..lab.runs import Finished, bound, expected_metrics, older_than
 
 _TODO = re.compile(r"\b(?:TODO|TBD|FIXME)\b|lorem ipsum", re.IGNORECASE)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _EXECUTE = (
     "import nbformat, sys\nfrom nbclient import NotebookClient\n"
     "NotebookClient(nbformat.read(sys.argv[1], 4), timeout=3600, kernel_name='python3').execute()"
@@ -97,5 +98,5 @@ def notebook_faults(root: Path, files: dict[str, bytes]) -> list[str]:
         return [
             "notebook.ipynb:1: cannot be executed here. pip install nbclient ipykernel, or --skip-notebook"
         ]
-    last = done.stderr.strip().split("\n")[-1][:300]
+    last = _COLOUR.sub("", done.stderr.strip().split("\n")[-1])[:300]
     return [f"notebook.ipynb:1: does not run from clean: {last}. Run all its cells yourself"]

@@ -59,7 +59,7 @@ def faults(root: Path, names: list[str]) -> Iterator[str]:
             yield f"{name}:1: no plain file (a link?), not for an archive. Put the file itself there"
         elif path.stat().st_size > LARGE:
             size = path.stat().st_size / 1e6
-            yield f"{name}:1: {size:.0f} MB, over {LARGE / 1e6:.0f} MB. Leave it out (.gitignore), say where it is"
+            yield f"{name}:1: {size:.0f} MB, over {LARGE / 1e6:.0f} MB. Leave it out (.gitignore)"
         else:
             yield from _content(name, path.read_bytes())
 
@@ -74,4 +74,5 @@ def _content(name: str, content: bytes) -> Iterator[str]:
             start, end = content.rfind(b"\n", 0, found.start()) + 1, content.find(b"\n", found.end())
             if ALLOWED not in content[start : end if end >= 0 else None]:
                 line = content.count(b"\n", 0, found.start()) + 1
-                yield f"{name}:{line}: looks like {kind}. Take it out and revoke it (if it is none: {ALLOWED.decode()})"
+                unless = f"If it is none, write {ALLOWED.decode()} on its line"
+                yield f"{name}:{line}: looks like {kind}. Take it out and revoke it. {unless}"
