@@ -137,7 +137,9 @@ class TestNothingRuns:
     def test_a_picture_from_elsewhere_is_not_shown(self, repo: Path, address: str) -> None:
         (repo.parent / "a.png").write_bytes(PIXEL)
         (repo / "REPORT.md").write_text(f"# T\n\n## Results\n\n![a]({address})\n", "utf-8")
-        assert "<img" not in report_text.read_text(repo / "REPORT.md").sections[0].html
+        text = report_text.read_text(repo / "REPORT.md")
+        assert "<img" not in text.sections[0].html
+        assert all(fault.startswith("REPORT.md:5: no picture") for fault in text.faults)
 
     @settings(max_examples=150, deadline=None)
     @given(st.text("<>!-/\"'=&;[]()#`*\n scriptmgonadj:", max_size=80))

@@ -62,7 +62,7 @@ def read_text(path: Path, pictures: Sequence[Path] = ()) -> Text:
     parser = _parser()
     env: dict[str, Any] = {
         "places": [path.parent, *pictures], "root": path.parent.resolve(), "faults": faults,
-        "name": path.name, "shown": shown, "parser": parser,
+        "name": path.name, "shown": shown, "parser": parser, "source": source,
     }  # fmt: skip
     tokens = parser.parse(source, env)
     _figures(tokens)
@@ -125,7 +125,10 @@ def _image(
     name = str(token.attrs.get("src", ""))
     path = _picture(name, env)
     if path is None:
-        env["faults"].append(f"{env['name']}: no picture {name!r} in this repo or in figures/ of the run")
+        line = _line(env["source"], max(0, env["source"].find(f"]({name}")))
+        env["faults"].append(
+            f"{env['name']}:{line}: no picture {name!r} in this repo or in figures/ of the run"
+        )
         return f"<em>[no picture {html.escape(name)}: {caption}]</em>"
     env["shown"].append(path)
     shown = f'<img src="{data_uri(path)}" alt="{caption}">'
