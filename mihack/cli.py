@@ -27,6 +27,7 @@ COMMANDS = {
     "new": "Make a research repo for a problem.",
     "status": "Say how far the repo you stand in is, and what to do next.",
     "diff": "Show what you changed in a repo since mihack made it.",
+    "submit": "Check the hand-in and write its archive.",
     "explain": "Explain a term, or list the glossary.",
     "resources": "List demos, tutorials, papers and tools.",
     "stats": "Count problems, by area, rating and status.",

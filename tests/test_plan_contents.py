@@ -21,7 +21,8 @@ from mihack.scaffold.plan import check_gpu as the_real_check_gpu
 FILES = {
     ".github/workflows/ci.yml", ".gitignore", ".mihack.json", "AGENTS.md", "LICENSE", "PROBLEM.md",
     "README.md", "REPORT.md", "check_gpu.py", "expected.json", "experiment.py", "lab/__init__.py",
-    "lab/comparison.py", "lab/knobs.py", "lab/results.py", "notebook.ipynb", "pyproject.toml",
+    "lab/comparison.py", "lab/knobs.py", "lab/report_page.py", "lab/report_text.py", "lab/results.py",
+    "lab/runs.py", "report.py", "notebook.ipynb", "pyproject.toml",
     "requirements.txt", "tests/test_lab.py", "tests/test_repo.py",
 }  # fmt: skip
 

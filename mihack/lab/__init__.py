@@ -11,6 +11,9 @@ they can be read and edited; what is here would only be in the way there.
     prompt_sets  what a set of prompts is, and how its tokens are checked
     results   one folder per run: metrics against expectation, config, environment, figures
     comparison  two runs or several seeds of two settings side by side: python -m lab.comparison A B
+    runs      finished runs read back: which belong together, how far seeds disagree
+    report_text  REPORT.md as sections of safe HTML
+    report_page  the report as one page that fetches nothing: python report.py
     train     a short training loop for toy models
     schedules what to multiply the learning rate by at each step
     checkpoints  weights at log-spaced steps, and going on after a kill, bit for bit

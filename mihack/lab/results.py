@@ -28,6 +28,7 @@ import torch
 from matplotlib.figure import Figure
 
 from .knobs import Knob, apply_flags, in_notebook, parse_flags, read_knobs
+from .runs import bound, code_hash
 
 PACKAGES = ("torch", "transformer-lens", "transformers", "numpy", "matplotlib")
 
@@ -104,9 +105,15 @@ def start_run(namespace: MutableMapping[str, Any]) -> Run:
     device = choose_device(flags.device)
     folder = new_folder(Path(flags.out), seed)
     run = Run(device, folder, knobs, read_expected(namespace), flags.check)
-    write_json(folder / "config.json", {"knobs": knobs, "device": str(device)})
+    write_json(folder / "config.json", {"knobs": knobs, "device": str(device), "code": _code(namespace)})
     write_json(folder / "environment.json", environment(device))
     return run
+
+
+def _code(namespace: Mapping[str, Any]) -> str | None:
+    """The hash of the script that runs, so that a report can tell a run from before a change."""
+    script = namespace.get("__file__")
+    return code_hash(Path(str(script))) if script else None
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -181,15 +188,6 @@ def compare(metrics: Mapping[str, float], expected: list[dict[str, Any]]) -> lis
     return [
         {**row, "found": value, "met": meets(value, row)} for row, value in zip(expected, found, strict=True)
     ]
-
-
-def bound(row: Mapping[str, Any]) -> str:
-    """The row's expectation in words: ``at least 0.99``."""
-    if "between" in row:
-        return f"{row['between'][0]:.4g} to {row['between'][1]:.4g}"
-    if "at_least" in row:
-        return f"at least {row['at_least']:.4g}"
-    return f"at most {row['at_most']:.4g}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

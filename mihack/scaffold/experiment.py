@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _KNOBS_TITLE = "knobs"
 #: What every repo needs; a starter or an experiment may add to it (``needs``).
-REQUIREMENTS = ("torch>=2.6,<3", "transformer-lens>=4.3,<5", "matplotlib>=3.8,<4")
+REQUIREMENTS = ("torch>=2.6,<3", "transformer-lens>=4.3,<5", "matplotlib>=3.8,<4", "markdown-it-py>=3,<5")
 MODEL_FILES = ("config.json", "model.safetensors", "README.md")
 
 
@@ -114,9 +114,9 @@ def knobs_cell(script: Script) -> int:
 
 
 def lab_files(experiment: Experiment) -> dict[str, bytes]:
-    """The modules of ``lab/`` that the experiment needs, those that they need, and ``comparison``."""
+    """The modules of ``lab/`` that the experiment needs, those that they need, comparison and report."""
     folder = Path(shipped.__file__).parent / "lab"
-    wanted = ["comparison", *(str(name) for name in experiment.about.get("lab", []))]
+    wanted = ["comparison", "report_page", *(str(name) for name in experiment.about.get("lab", []))]
     wanted += [name for cell in experiment.script.cells for name in _lab_imports(cell)]
     files = {"lab/__init__.py": (folder / "__init__.py").read_bytes()}
     while wanted:

@@ -29,6 +29,7 @@ PURPOSES = {
     "expected.json": "what the experiment should find, and why",
     "PROBLEM.md": "the problem in full: first steps, prior work, words used",
     "REPORT.md": "your write-up: a skeleton with prompts",
+    "report.py": "makes report.html of REPORT.md and the newest runs",
     "lab/": "training loop, plots, result files: yours to change",
     "models/": "small trained models, with their model cards",
     "texts/": "text to read with them, never trained on",
@@ -41,7 +42,7 @@ PURPOSES = {
     ".mihack.json": "what this repo was made from, with hashes",
     "LICENSE": "MIT: keep it, change it, publish it",
 }
-MAP_LINES = 10
+MAP_LINES = 11
 
 
 @dataclass(frozen=True)
