@@ -1,0 +1,298 @@
+"""Goal misgeneralisation: is the agent after the coin, or after the corner where the coin always was?
+
+    python experiment.py                       the run that expected.json describes
+    python experiment.py --seed 1              other mazes, other weights
+    python experiment.py --few 0.3             how much variety does it take?
+
+Results, figures and the settings of the run land in results/<time>-seed<seed>/.
+"""
+
+# %% [markdown]
+# ## The right reward and the wrong goal
+#
+# Langosco et al. 2021 (arXiv:2105.14111) trained agents whose coin or cheese was always at the same end of
+# the level. Moved elsewhere, it was passed by: the agents walk well, to the wrong place. Reward could not have
+# told the two goals apart.
+#
+# Here: mazes of 5 x 5 cells. One agent is trained with the coin always in the upper right corner, one with
+# the coin there except for a few mazes, one with the coin anywhere. Then all meet mazes with the coin anywhere. And
+# before that test, in training mazes only, we look inside for how much each takes from the coin's plane:
+# can the failure be foreseen?
+
+# %%
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint
+
+from lab import gridworld, plots
+from lab.actor_critic import learn, walk
+from lab.results import start_run
+
+# %% knobs
+SEED = 0  # mazes, weights, actions
+SIZE = 5  # cells along each side
+DENSITY = 0.2  # share of cells that are walls
+CHANNELS = 16  # channels of each convolution
+FEW = 0.1  # share of training mazes whose coin is anywhere, for the agent in the middle
+STEPS = 90  # rounds of acting and learning, for each of three agents
+AGENTS = 128  # agents that act at once, 16 steps each round
+LR = 6e-3
+
+# %%
+run = start_run(globals())
+device = run.device
+CELLS, CORNER = SIZE**2, SIZE - 1  # the corner is the last cell of the first row
+
+# %% [markdown]
+# ### The agent
+#
+# It sees three planes (walls, coin, itself). Three convolutions, a dense layer, then four action logits and a value.
+# `HookPoint`s let `run_with_cache` and `run_with_hooks` work as on a transformer.
+
+
+# %%
+class Agent(HookedRootModule):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.convs = nn.ModuleList(nn.Conv2d(c, CHANNELS, 3, padding=1) for c in (3, CHANNELS, CHANNELS))
+        self.dense = nn.Linear(CHANNELS * CELLS, 64)
+        self.policy, self.value = nn.Linear(64, 4), nn.Linear(64, 1)
+        nn.init.orthogonal_(self.policy.weight, 0.01)  # starts undecided
+        self.hook_in = HookPoint()  # [state, plane, row, column]
+        self.hook_conv = nn.ModuleList(HookPoint() for _ in self.convs)  # [state, channel, row, column]
+        self.hook_dense = HookPoint()  # [state, 64]
+        self.setup()  # tells the HookPoints their names
+
+    def forward(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.hook_in(planes)
+        for conv, hook in zip(self.convs, self.hook_conv, strict=True):
+            x = hook(F.relu(conv(x)))
+        x = self.hook_dense(F.relu(self.dense(x.flatten(1))))
+        return self.policy(x), self.value(x)[:, 0]
+
+
+def mazes(count: int, variety: float, seed: int) -> gridworld.Mazes:
+    """Mazes whose coin is anywhere with this probability, else in the corner."""
+    generator = torch.Generator().manual_seed(seed)
+    anywhere = torch.rand(count, generator=generator) < variety
+    goals = torch.where(anywhere, torch.randint(CELLS, (count,), generator=generator), CORNER)
+    return gridworld.random_mazes(count, SIZE, goals, DENSITY, generator).to(device)
+
+
+VARIETY = {"corner": 0.0, "a few moved": FEW, "anywhere": 1.0}
+usual = mazes(500, 0.0, SEED + 10_001)  # as in training, and new
+moved = mazes(500, 1.0, SEED + 10_002)
+
+
+def sample(bank: gridworld.Mazes, keep: torch.Tensor, count: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
+    """(maze, cell) of up to ``count`` states of a bank, of those that ``keep`` [maze, cell] allows."""
+    maze, cell = (bank.starts & keep).nonzero().T
+    order = torch.randperm(len(maze), generator=torch.Generator().manual_seed(SEED)).to(device)[:count]
+    return maze[order], cell[order]
+
+
+# The test: states from which both coin and corner can be reached, the coin being elsewhere.
+to_corner = gridworld.flood(moved.walls, torch.full_like(moved.goal, CORNER), SIZE)
+fair = (to_corner > 0) & (to_corner < gridworld.FAR) & (moved.goal != CORNER)[:, None]
+test = sample(moved, fair & ~moved.walls[:, CORNER, None])
+train_like = sample(usual, torch.ones_like(usual.starts))
+
+
+def reaches(agent: Agent, bank: gridworld.Mazes, states, goal: torch.Tensor) -> torch.Tensor:
+    """Whether a greedy walk from each state passes ``goal`` [state]."""
+    return (walk(agent, bank, *states, steps=3 * SIZE) == goal[:, None]).any(1)
+
+
+# %% [markdown]
+# ### Training: the same rounds, the same reward, three kinds of maze
+
+# %%
+agents, histories = {}, {}
+for name, variety in VARIETY.items():
+    agents[name] = Agent(SEED).to(device)
+    grid = gridworld.Grid(mazes(4000, variety, SEED), AGENTS, torch.Generator().manual_seed(SEED))
+    known = usual if name != "anywhere" else moved
+
+    def evaluate(agent=agents[name], bank=known) -> dict[str, float]:
+        states = train_like if bank is usual else test
+        return {"success": reaches(agent, bank, states, bank.goal[states[0]]).float().mean().item()}
+
+    histories[name] = learn(
+        agents[name], grid, steps=STEPS, lr=LR, batches=4, evaluate=evaluate, every=max(1, STEPS // 8), label=name
+    )  # fmt: skip
+agents["untrained"] = Agent(SEED + 1).to(device).eval()
+
+# %% [markdown]
+# ### A forecast, from training mazes alone
+#
+# In mazes with the coin in its corner, wipe the coin off its plane. An agent whose decision rests on the coin
+# must change its action logits; one that goes to the corner anyhow must not. Control: wipe
+# one wall off the other plane instead, which any agent that walks well has to notice. A second forecast reads the
+# weights of the value head's gradient.
+
+# %%
+METHODS = ("coin", "wall")
+planes = usual.planes(*train_like)
+
+
+def wiped(what: str) -> torch.Tensor:
+    """The same states with the coin gone, or with one wall per maze gone."""
+    out = planes.clone()
+    if what == "coin":
+        out[:, gridworld.GOAL] = 0
+        return out
+    walls = out[:, gridworld.WALLS].flatten(1)
+    draw = torch.rand(walls.shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+    walls[torch.arange(len(walls)), draw.masked_fill(walls == 0, -1).argmax(1)] = 0
+    out[:, gridworld.WALLS] = walls.unflatten(1, (SIZE, SIZE))
+    return out
+
+
+@torch.no_grad()
+def logits_of(agent: Agent, seen: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the actions, [state, action]."""
+    return agent(seen)[0].log_softmax(-1)
+
+
+def divergence(agent: Agent, seen: torch.Tensor) -> float:
+    """Mean KL divergence (nats) of the policy's choice when it sees ``seen`` instead of ``planes``."""
+    before, after = logits_of(agent, planes), logits_of(agent, seen)
+    return F.kl_div(after, before, reduction="batchmean", log_target=True).item()
+
+
+forecast = {name: {what: divergence(agent, wiped(what)) for what in METHODS} for name, agent in agents.items()}
+
+# %% [markdown]
+# ### The test: the coin anywhere
+#
+# From each start both the coin and the corner can be reached. Which of them does a greedy walk pass? Passing the
+# corner by chance, on the way to the coin, happens: the agent trained with the coin anywhere shows how often.
+
+# %%
+coin = {n: reaches(a, moved, test, moved.goal[test[0]]).float().mean().item() for n, a in agents.items()}
+corner = {
+    name: reaches(agent, moved, test, torch.full_like(test[0], CORNER)).float().mean().item()
+    for name, agent in agents.items()
+}
+metrics = {
+    "usual_corner": histories["corner"]["success"][-1], "moved_anywhere": coin["anywhere"],
+    "coin_corner": coin["corner"], "corner_corner": corner["corner"], "corner_anywhere": corner["anywhere"],
+    "coin_few": coin["a few moved"], "coin_untrained": coin["untrained"],
+    "forecast_corner": forecast["corner"]["coin"], "forecast_few": forecast["a few moved"]["coin"],
+    "forecast_anywhere": forecast["anywhere"]["coin"], "wall_corner": forecast["corner"]["wall"],
+}  # fmt: skip
+
+# %% [markdown]
+# ### Does the edit turn them round?
+#
+# If the coin is what moves an agent, then the activations that the coin causes should too. In the moved mazes
+# we take out, after the first convolution, what the coin adds there (the difference between the layer with and without it)
+# and write it in at another cell: a fake coin. How often does the walk now pass the fake one? Controls: the
+# same edit, the change's channels shuffled (equally large), and no change. Mini et al. 2023
+# (arXiv:2310.08043) retarget a maze agent in this way.
+
+# %%
+SITE = "hook_conv.0"
+
+
+@torch.no_grad()
+def first_layer(agent: Agent, seen: torch.Tensor) -> torch.Tensor:
+    return agent.run_with_cache(seen, names_filter=SITE)[1][SITE]
+
+
+def elsewhere(states) -> torch.Tensor:
+    """For each state a random free cell [state] that can be reached and is neither coin nor agent."""
+    maze, cell = states
+    allowed = moved.starts[maze].clone()
+    allowed[torch.arange(len(maze)), cell] = False
+    draw = torch.rand(allowed.shape, generator=torch.Generator().manual_seed(SEED + 2)).to(device)
+    return draw.masked_fill(~allowed, -1).argmax(1)
+
+
+fake = elsewhere(test)
+
+
+class Edited:
+    """An agent whose first layer is edited at every step, as if the coin lay on its maze's fake cell."""
+
+    def __init__(self, agent: Agent, kind: str) -> None:
+        self.agent, self.kind = agent, kind
+
+    @torch.no_grad()
+    def __call__(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        without, pretended = seen.clone(), seen.clone()
+        without[:, gridworld.GOAL] = 0
+        pretended[:, gridworld.GOAL] = F.one_hot(fake, CELLS).float().unflatten(1, (SIZE, SIZE))
+        change = first_layer(self.agent, pretended) - first_layer(self.agent, seen)
+        if self.kind == "shuffled":
+            order = torch.randperm(CHANNELS, generator=torch.Generator().manual_seed(SEED + 3))
+            change = change[:, order.to(device)]
+        if self.kind == "none":
+            change = torch.zeros_like(change)
+        hooks = [(SITE, lambda value, hook: value + change)]
+        return self.agent.run_with_hooks(seen, fwd_hooks=hooks)
+
+
+def passes_fake(agent: Agent, kind: str) -> float:
+    """Share of walks that pass the fake coin before the real one ends them."""
+    path = walk(Edited(agent, kind), moved, *test, steps=3 * SIZE)
+    return (path == fake[:, None]).any(1).float().mean().item()
+
+
+KINDS = ("none", "shuffled", "moved")
+edits = {name: {kind: passes_fake(agents[name], kind) for kind in KINDS} for name in ("corner", "anywhere")}
+with torch.no_grad():
+    plain = agents["anywhere"](moved.planes(*test))[0]
+    noop = Edited(agents["anywhere"], "none")(moved.planes(*test))[0]
+metrics |= {
+    "fake_anywhere": edits["anywhere"]["moved"], "fake_shuffled": edits["anywhere"]["shuffled"],
+    "fake_none": edits["anywhere"]["none"], "fake_corner": edits["corner"]["moved"],
+    "noop_change": (noop - plain).abs().max().item(),
+}  # fmt: skip
+
+# %% [markdown]
+# ### Look
+
+# %%
+fig, axes = plots.figure(2, 3, f"{SIZE} x {SIZE} mazes: coin or corner?")
+curve = {"step": histories["corner"]["step"], **{n: h["success"] for n, h in histories.items()}}
+plots.loss_curves(axes[0], curve, list(histories), title="Greedy walks that reach the coin, own kind of maze",
+                  y="share", log=False)  # fmt: skip
+axes[0].set_xlabel("round")
+names = [n.replace("a few", "a few\n") for n in agents]
+for offset, (label, values) in enumerate({"coin": coin, "corner": corner}.items()):
+    places = [i + 0.4 * offset - 0.2 for i in range(len(agents))]
+    drawn = axes[1].bar(places, list(values.values()), width=0.38, color=plots.COLOURS[offset], label=label)
+    axes[1].bar_label(drawn, fmt="%.2f", fontsize=7)
+axes[1].set_xticks(range(len(agents)), names)
+axes[1].legend(fontsize=8, frameon=False)
+plots.label(axes[1], "Coin moved: which is reached?", "trained with the coin in", "share of walks")
+for index, name in enumerate(agents):
+    axes[2].plot(forecast[name]["coin"], coin[name], "o", color=plots.COLOURS[index])
+    axes[2].annotate(name, (forecast[name]["coin"], coin[name]), fontsize=8, xytext=(5, -3), textcoords="offset points")
+axes[2].margins(x=0.25, y=0.12)
+plots.label(axes[2], "Forecast from training mazes, and outcome", "change when the coin is wiped off (nats)",
+            "share of walks that reach a moved coin")  # fmt: skip
+plots.bars(
+    axes[3], {f"{n},\n{kind}": edits[n][kind] for n in edits for kind in KINDS}, "Fake coin in the first layer",
+    y="share of walks that pass it", highlight=["anywhere,\nmoved", "corner,\nmoved"],
+)  # fmt: skip
+shown = int(((moved.distance[test[0], test[1]] > 4) & (to_corner[test[0], test[1]] > 3)).int().argmax())
+state = (test[0][shown : shown + 1], test[1][shown : shown + 1])
+for ax, name in zip(axes[4:], ("corner", "anywhere"), strict=True):
+    picture = moved.walls[state[0][0]].float().reshape(SIZE, SIZE)
+    plots.heatmap(ax, 0.25 - 0.25 * picture.cpu(), f"A walk of the agent trained with: {name}", limits=(-0.25, 0.25), bar=False)
+    path = walk(agents[name], moved, *state, steps=3 * SIZE)[0].cpu()
+    ax.plot(path % SIZE, path // SIZE, color="white", linewidth=2.5, marker=".")
+    coin_at = moved.goal[state[0][0]].item()
+    for at, text in ((coin_at, "coin"), (CORNER, "corner"), (int(state[1][0]), "start")):
+        ax.annotate(text, (at % SIZE, at // SIZE), ha="center", va="center", fontsize=8,
+                    bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1})  # fmt: skip
+    ax.set(xticks=[], yticks=[], aspect="equal")
+run.save(fig, "goals")
+
+# %%
+report = run.finish(metrics)
