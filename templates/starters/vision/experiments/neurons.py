@@ -63,13 +63,14 @@ class Classifier(HookedRootModule):
         self.classes = nn.Linear(2 * CHANNELS, 10)
         nn.init.normal_(self.first.weight, std=0.02)
         self.hook_pre = HookPoint()  # [image, channel, row, column], before the ReLU
-        self.hook_first, self.hook_second, self.hook_third = HookPoint(), HookPoint(), HookPoint()
+        self.hook_first, self.hook_second = HookPoint(), HookPoint()
+        self.hook_third_pre, self.hook_third = HookPoint(), HookPoint()  # before and after the ReLU
         self.setup()  # tells the HookPoints their names
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         lines = self.hook_first(F.relu(self.hook_pre(self.first(images))))
         strokes = self.hook_second(F.max_pool2d(F.relu(self.second(lines)), 2))
-        parts = self.hook_third(F.relu(self.third(strokes)))  # [image, channel, 4, 4]
+        parts = self.hook_third(F.relu(self.hook_third_pre(self.third(strokes))))  # [image, channel, 4, 4]
         return self.classes(parts.amax((2, 3)))
 
 
@@ -263,7 +264,7 @@ metrics |= {
 
 def channel_peak(model: Classifier, pictures: torch.Tensor) -> torch.Tensor:
     kept = []  # run_with_cache detaches what it keeps; here the gradient has to pass
-    model.run_with_hooks(pictures, fwd_hooks=[("hook_third", lambda value, hook: kept.append(value))])
+    model.run_with_hooks(pictures, fwd_hooks=[("hook_third_pre", lambda value, hook: kept.append(value))])
     return kept[0].amax((2, 3)).diagonal()
 
 
@@ -299,7 +300,8 @@ for place, (name, model) in enumerate(kernels.items()):
                   signed=True, limits=(-1, 1), bar=False)  # fmt: skip
     axes[place].set(xticks=[], yticks=[], aspect="equal")
 degrees = angle.cpu() * 180 / torch.pi
-chosen = sharp["trained"].topk(4).indices.tolist()
+loud = curves["trained"].amax(0) >= curves["trained"].amax(0).median()  # a faint channel can be sharp by accident
+chosen = (sharp["trained"] * loud).topk(4).indices.tolist()
 for index, channel in enumerate(chosen):
     axes[2].plot(degrees, curves["trained"][:, channel].cpu(), color=plots.COLOURS[index],
                  linestyle=plots.STYLES[index], label=f"channel {channel}")  # fmt: skip
@@ -307,33 +309,33 @@ axes[2].plot(degrees, tuning_from_weights(net)[:, chosen].cpu(), ".", color="0.3
 axes[2].legend(fontsize=7.5, frameon=False)
 plots.label(axes[2], "Sharpest tuning; dots: from the weights", "orientation of stripes (degrees)", "amplitude")
 plots.bars(
-    axes[3], {"regularised": seen["regularised"], "not\nregularised": seen["not regularised"],
+    axes[3], {"regularised": seen["regularised"], "plain": seen["not regularised"],
               "untrained": seen["untrained net"]},
     "Does another network see the digit?", y="judge's probability", highlight=["regularised"],
     marks={"guessing": 0.1},
 )  # fmt: skip
 rows_shown = torch.cat([drawn["regularised"], drawn["not regularised"], drawn["untrained net"],
                         prototypes.unflatten(1, drawn["regularised"].shape[1:])])  # fmt: skip
-plots.heatmap(axes[4], sheet(rows_shown[:, 0], 10).nan_to_num(1), "Optimised for the digits 0 to 9", bar=False,
+plots.heatmap(axes[4], sheet(rows_shown[:, 0], 10), "Optimised for the digits 0 to 9", bar=False,
               limits=(0, 1))  # fmt: skip
 axes[4].set_xticks([4 + 9 * d for d in range(10)], [str(d) for d in range(10)])
 axes[4].set_yticks([4, 13, 22, 31], ["regularised", "plain", "untrained", "mean digit"])
 plots.bars(
     axes[5], {"nothing": metrics["clean_own"], f"{ABLATE} for it": metrics["ablated_own"],
-              f"{ABLATE} at\nrandom": metrics["random_own"], "other\ndigits": metrics["ablated_others"]},
+              f"{ABLATE} random": metrics["random_own"], "others": metrics["ablated_others"]},
     "Channels ablated: the digit still seen?", y="share classified right", highlight=[f"{ABLATE} for it"],
 )  # fmt: skip
 run.save(fig, "filters")
 
 # %%
-fig, axes = plots.figure(1, 2, "Channels of the last convolution", size=(10.5, 5.6))
+fig, axes = plots.figure(1, 1, "Channels of the last convolution", size=(7.0, 6.2))
 show = best_example.topk(8).indices.tolist()
-examples = torch.cat([data.test[top[:, c], 0] for c in show])
-plots.heatmap(axes[0], sheet(examples, 9), "The nine pictures that excite each most", limits=(0, 1), bar=False)
-plots.heatmap(axes[1], sheet(units[show, 0], 1), "Optimised", limits=(0, 1), bar=False)
-for ax in axes:
-    ax.set(xticks=[], aspect="equal")
-    ax.set_yticks([4 + 9 * i for i in range(8)], [f"channel {c}" for c in show])
+strips = torch.cat([torch.cat([units[c : c + 1, 0], data.test[top[:, c], 0]]) for c in show])
+plots.heatmap(axes[0], sheet(strips, 10), "Optimised (left), and the nine test pictures that excite each most",
+              limits=(0, 1), bar=False)  # fmt: skip
+axes[0].axvline(8, color=plots.COLOURS[1], linewidth=2)
+axes[0].set(xticks=[], aspect="equal")
+axes[0].set_yticks([4 + 9 * i for i in range(8)], [f"channel {c}" for c in show])
 run.save(fig, "channels")
 
 # %%
