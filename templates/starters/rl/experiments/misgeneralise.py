@@ -186,15 +186,16 @@ metrics = {
 # %% [markdown]
 # ### Does the edit turn them round?
 #
-# If the coin is what moves an agent, the trace that it leaves inside should do so too. After the second convolution
+# If the coin is what moves an agent, the trace that it leaves inside should do so too. After the first convolution
 # we average, over states, what the coin's presence adds around its cell: a *template*. Then, in moved mazes,
 # we subtract the template at the coin and add it at another cell, at every step. Does the walk now pass the fake
 # coin? A single average knows nothing of the maze at hand, so this tests for a coin feature that means the same
 # everywhere; Mini et al. 2023 (arXiv:2310.08043) retarget a maze agent through such channels. Controls: no change,
-# and the same template with its channels shuffled (equally large).
+# and the same template with its channels shuffled (equally large). And the same at each depth: where does the coin's
+# trace stop being the same in every maze?
 
 # %%
-SITE = "hook_conv.1"
+SITES = [f"hook_conv.{layer}" for layer in range(3)]
 other = mazes(500, 1.0, SEED + 10_003)  # the template comes from mazes that the test does not have
 there = sample(other, torch.ones_like(other.starts))
 
@@ -216,12 +217,12 @@ def placed(template: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def coin_template(agent: Agent) -> torch.Tensor:
-    """What the coin adds around itself after the second convolution, averaged over states."""
+def coin_template(agent: Agent, site: str) -> torch.Tensor:
+    """What the coin adds around itself at ``site``, averaged over states: [channel, row, column]."""
     seen = other.planes(*there)
     blank = seen.clone()
     blank[:, gridworld.GOAL] = 0
-    with_coin, without = (agent.run_with_cache(x, names_filter=SITE)[1][SITE] for x in (seen, blank))
+    with_coin, without = (agent.run_with_cache(x, names_filter=site)[1][site] for x in (seen, blank))
     return centred(with_coin - without, other.goal[there[0]]).nanmean(0).nan_to_num(0)
 
 
@@ -230,17 +231,22 @@ draw = torch.rand(allowed.shape, generator=torch.Generator().manual_seed(SEED + 
 fake = draw.masked_fill(~allowed, -1).argmax(1)  # a free cell for each state, neither coin nor agent
 
 
-def retargeted(agent: Agent, template: torch.Tensor):
+def retargeted(agent: Agent, template: torch.Tensor, site: str = SITES[0]):
     """The agent as a policy whose coin is moved inside it, from its true cell to the fake one."""
     change = placed(template, fake) - placed(template, moved.goal[test[0]])
-    hooks = [(SITE, lambda value, hook: value + change)]
+    hooks = [(site, lambda value, hook: value + change)]
     return lambda seen: agent.run_with_hooks(seen, fwd_hooks=hooks)
+
+
+def passes_fake(policy) -> float:
+    """Share of walks that pass the fake coin (walks end at the true one)."""
+    return (walk(policy, moved, *test, steps=3 * SIZE) == fake[:, None]).any(1).float().mean().item()
 
 
 order = torch.randperm(CHANNELS, generator=torch.Generator().manual_seed(SEED + 3)).to(device)
 edits = {}
 for name in ("corner", "anywhere"):
-    template = coin_template(agents[name])
+    template = coin_template(agents[name], SITES[0])
     strongest = torch.zeros(CHANNELS, 1, 1, device=device)
     strongest[template.abs().sum((1, 2)).topk(CHANNELS // 4).indices] = 1
     kinds = {
@@ -248,8 +254,10 @@ for name in ("corner", "anywhere"):
         "strong": template * strongest, "rest": template * (1 - strongest),
     }  # fmt: skip
     for kind, used in kinds.items():
-        path = walk(retargeted(agents[name], used), moved, *test, steps=3 * SIZE)
-        edits[name, kind] = (path == fake[:, None]).any(1).float().mean().item()
+        edits[name, kind] = passes_fake(retargeted(agents[name], used))
+by_depth = {}
+for name in ("corner", "anywhere"):
+    by_depth[name] = [passes_fake(retargeted(agents[name], coin_template(agents[name], s), s)) for s in SITES]
 with torch.no_grad():
     plain = agents["anywhere"](moved.planes(*test))[0]
     noop = retargeted(agents["anywhere"], 0 * template)(moved.planes(*test))[0]
@@ -257,7 +265,7 @@ metrics |= {
     "fake_anywhere": edits["anywhere", "moved"], "fake_shuffled": edits["anywhere", "shuffled"],
     "fake_none": edits["anywhere", "none"], "fake_corner": edits["corner", "moved"],
     "fake_corner_none": edits["corner", "none"], "fake_strong": edits["anywhere", "strong"],
-    "fake_rest": edits["anywhere", "rest"], "noop_change": (noop - plain).abs().max().item(),
+    "fake_rest": edits["anywhere", "rest"], "fake_last": by_depth["anywhere"][-1], "noop_change": (noop - plain).abs().max().item(),
 }  # fmt: skip
 
 # %% [markdown]
@@ -292,19 +300,27 @@ axes[3].set_xticks(range(len(kinds)), ["no edit", "channels\nshuffled", "whole\n
                                        "the\nothers"])  # fmt: skip
 axes[3].legend(fontsize=8, frameon=False)
 plots.label(axes[3], "Coin moved inside the agent", "template used", "share of walks that pass the fake coin")
-shown = int(((moved.distance[test[0], test[1]] > 4) & (to_corner[test[0], test[1]] > 3)).int().argmax())
-state = (test[0][shown : shown + 1], test[1][shown : shown + 1])
-for ax, name in zip(axes[4:], ("corner", "anywhere"), strict=True):
-    picture = moved.walls[state[0][0]].float().reshape(SIZE, SIZE)
-    ax.imshow(picture.cpu(), cmap="gray_r", vmin=0, vmax=1.3)
-    plots.label(ax, f"A walk of the agent trained with: {name}")
-    path = walk(agents[name], moved, *state, steps=3 * SIZE)[0].cpu()
-    ax.plot(path % SIZE, path // SIZE, color=plots.COLOURS[1], linewidth=2.5, marker=".")
-    coin_at = moved.goal[state[0][0]].item()
-    for at, text in ((coin_at, "coin"), (CORNER, "corner"), (int(state[1][0]), "start")):
-        ax.annotate(text, (at % SIZE, at // SIZE), ha="center", va="center", fontsize=8,
-                    bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1})  # fmt: skip
-    ax.set(xticks=[], yticks=[], aspect="equal")
+for index, (name, values) in enumerate(by_depth.items()):
+    axes[4].plot([1, 2, 3], values, marker="o", color=plots.COLOURS[index], linestyle=plots.STYLES[index],
+                 label=f"trained with: {name}")  # fmt: skip
+plots.levels(axes[4], {"no edit": edits["anywhere", "none"]})
+axes[4].set(xticks=[1, 2, 3], ylim=(0, 1))
+axes[4].legend(fontsize=8, frameon=False)
+plots.label(axes[4], "The whole template, by depth", "after convolution", "share of walks that pass the fake coin")
+far = (moved.distance[test] > 4) & (to_corner[test] > 3)
+shown = (test[0][far][:1], test[1][far][:1])
+picture = moved.walls[shown[0][0]].float().reshape(SIZE, SIZE).cpu()
+axes[5].imshow(picture, cmap="gray_r", vmin=0, vmax=1.3)
+for index, name in enumerate(("corner", "anywhere")):
+    steps = walk(agents[name], moved, *shown, steps=3 * SIZE)[0].cpu()
+    axes[5].plot(steps % SIZE, steps // SIZE + 0.1 * index, color=plots.COLOURS[index], linewidth=2.5,
+                 linestyle=plots.STYLES[index], label=name)  # fmt: skip
+for at, text in ((int(moved.goal[shown[0][0]]), "coin"), (CORNER, "corner"), (int(shown[1][0]), "start")):
+    axes[5].annotate(text, (at % SIZE, at // SIZE), ha="center", va="center", fontsize=8,
+                     bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1})  # fmt: skip
+axes[5].set(xticks=[], yticks=[])
+plots.label(axes[5], "One maze: walks of the agents trained with")
+axes[5].legend(fontsize=8, loc="lower right")
 run.save(fig, "goals")
 
 # %%

@@ -159,14 +159,14 @@ metrics["smoothness_untrained"] = sum(smoothness(m) for m in several) / len(seve
 # regularisation the picture may be noise. Moving it about by a pixel at each step, blurring it, and charging for
 # ink make it smoother. The judge, a network that had no part in it, says whether it shows the digit, and we
 # correlate it with the mean of the digit's real pictures. Controls: no regularisation, and the same procedure
-# on the untrained network. Of 64 pixels even the plain picture has so few that it convinces the judge:
+# on the untrained network (ink is free there, as its logits are too small to pay for any). Of 64 pixels even the plain picture has so few that it convinces the judge:
 # what regularisation changes at this size is the looks.
 
 # %%
 soft = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]], device=device)[None, None] / 16
 
 
-def ascend(model: Classifier, goal, count: int, regularised: bool) -> torch.Tensor:
+def ascend(model: Classifier, goal, count: int, regularised: bool, ink: float = 5.0) -> torch.Tensor:
     """``count`` pictures in 0 to 1, the i-th of which makes ``goal(model, pictures)[i]`` large."""
     generator = torch.Generator().manual_seed(SEED)
     start = 0.1 * torch.randn(count, 1, digits.SIZE, digits.SIZE, generator=generator)
@@ -176,7 +176,7 @@ def ascend(model: Classifier, goal, count: int, regularised: bool) -> torch.Tens
         pictures = drawn.sigmoid()
         if regularised:
             pictures = digits.shifted(F.conv2d(pictures, soft, padding=1), generator)
-        loss = -goal(model, pictures).sum() + (5 * pictures.mean((1, 2, 3)).sum() if regularised else 0)
+        loss = -goal(model, pictures).sum() + (ink * pictures.mean((1, 2, 3)).sum() if regularised else 0)
         (drawn.grad,) = torch.autograd.grad(loss, drawn)
         optimiser.step()
     pictures = drawn.detach().sigmoid()
@@ -190,7 +190,7 @@ def own_class(model: Classifier, pictures: torch.Tensor) -> torch.Tensor:
 drawn = {
     "regularised": ascend(net, own_class, 10, True),
     "not regularised": ascend(net, own_class, 10, False),
-    "untrained net": ascend(untrained, own_class, 10, True),
+    "untrained net": ascend(untrained, own_class, 10, True, ink=0),
 }
 with torch.no_grad():
     own = {name: (net(p).argmax(-1) == torch.arange(10, device=device)).float().mean().item() for name, p in drawn.items()}
@@ -312,7 +312,6 @@ plots.bars(
     axes[3], {"regularised": seen["regularised"], "plain": seen["not regularised"],
               "untrained": seen["untrained net"]},
     "Does another network see the digit?", y="judge's probability", highlight=["regularised"],
-    marks={"guessing": 0.1},
 )  # fmt: skip
 rows_shown = torch.cat([drawn["regularised"], drawn["not regularised"], drawn["untrained net"],
                         prototypes.unflatten(1, drawn["regularised"].shape[1:])])  # fmt: skip
