@@ -28,6 +28,7 @@ COMMANDS = {
     "explain": "Explain a term, or list the glossary.",
     "resources": "List demos, tutorials, papers and tools.",
     "stats": "Count problems, by area, rating and status.",
+    "site": "Build the catalogue as a web site, or look at it.",
     "doctor": "Check Python, packages, GPU, memory and network.",
     "card": "Write a card of your own, or set up your editor for it.",
     "check": "Name every fault of a catalogue folder.",

@@ -33,6 +33,14 @@ def templates_dir() -> Path:
     return _shipped("templates")
 
 
+def gallery_dir() -> Path:
+    """The folder of figures, one per experiment that has one; it may be missing."""
+    from pathlib import Path
+
+    inside = Path(_PACKAGE, "_shipped", "gallery")
+    return inside if inside.is_dir() else Path(_PACKAGE).parent / "docs" / "gallery"
+
+
 def index_file() -> str:
     """The built index as a string, for the reader that imports no pathlib."""
     return os.path.join(_PACKAGE, "catalog.json")  # noqa: PTH118

@@ -20,8 +20,8 @@ OVERRIDES = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 def clean(text: str, *, keep: str = "\n") -> str:
     """``text`` without control characters (each becomes a space) and directional overrides."""
-    if text.isascii() and text.isprintable():  # nearly all text, and much faster
-        return text
+    if text.isprintable() or ("\n" in keep and text.replace("\n", " ").isprintable()):
+        return text  # nearly all text, and much faster
     import unicodedata
 
     return "".join(

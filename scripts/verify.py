@@ -37,10 +37,7 @@ def main() -> int:
     """Run what is missing, write the report, return 1 if a row was missed."""
     arguments = parse()
     index = load()
-    # a problem whose starter only comes near shares its experiment with one that is listed
-    wanted = arguments.only or [
-        key for key, item in index.problems.items() if item["starter"] and item["starter"]["fit"] == "exact"
-    ]
+    wanted = arguments.only or representatives(index)
     store: Path = arguments.store
     store.mkdir(parents=True, exist_ok=True)
     if not arguments.report:
@@ -73,6 +70,23 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="run nothing, write the table")
     parser.add_argument("--thin", action="store_true", help="also name the rows that were only just met")
     return parser.parse_args()
+
+
+def representatives(index: Index) -> list[str]:
+    """Problems with an experiment of their own, and one for each experiment that only comes near others."""
+    started = {key: item["starter"] for key, item in index.problems.items() if item["starter"]}
+    wanted = [key for key, starter in started.items() if starter["fit"] == "exact"]
+    seen = {experiment(index, started[key]) for key in wanted}
+    for key, starter in started.items():
+        if experiment(index, starter) not in seen:
+            seen.add(experiment(index, starter))
+            wanted.append(key)
+    return wanted
+
+
+def experiment(index: Index, starter: dict[str, Any]) -> tuple[str, str]:
+    """A card's starter, and which of its experiments."""
+    return starter["name"], starter["parameters"][index.starters[starter["name"]]["selector"]]
 
 
 def prepared(index: Index, number: str, store: Path) -> Path:

@@ -31,6 +31,7 @@ def test_every_algorithmic_and_toy_language_model_problem_has_an_experiment_of_i
     ]
     assert exact.count("algorithmic-problems") == 33
     assert exact.count("toy-language-models") == 23
+    assert exact.count("superposition") >= 11  # the toy models; the rest of the area is about real ones
 
 
 @pytest.mark.parametrize("number", [key for key in INDEX.problems if key not in STARTED])

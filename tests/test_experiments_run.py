@@ -22,12 +22,13 @@ OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 # One problem for each experiment script: a short run of every one of them.
 FIRST_OF_EACH: dict[str, str] = {}
-for _number, _item in INDEX.problems.items():
-    _starter = _item["starter"]
-    if _starter is None or _starter["fit"] == "near":
-        continue
-    _selector = INDEX.starters[_starter["name"]]["selector"]
-    FIRST_OF_EACH.setdefault(f"{_starter['name']}/{_starter['parameters'][_selector]}", _number)
+for _fit in ("exact", "near"):  # some experiments are a warm-up wherever they are used
+    for _number, _item in INDEX.problems.items():
+        _starter = _item["starter"]
+        if _starter is None or _starter["fit"] != _fit:
+            continue
+        _selector = INDEX.starters[_starter["name"]]["selector"]
+        FIRST_OF_EACH.setdefault(f"{_starter['name']}/{_starter['parameters'][_selector]}", _number)
 
 # Whole runs: a variant of each starter, and those that the project's promises name.
 WHOLE = {
@@ -35,6 +36,7 @@ WHOLE = {
     "3.16": "induction heads",
     "3.21": "a rotary previous-token head",
     "1.1": "a language model",
+    "4.25": "five features in two dimensions",
 }
 
 

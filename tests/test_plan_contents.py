@@ -20,13 +20,14 @@ from mihack.scaffold.plan import check_gpu as the_real_check_gpu
 FILES = {
     ".github/workflows/ci.yml", ".gitignore", ".mihack.json", "AGENTS.md", "LICENSE", "PROBLEM.md",
     "README.md", "REPORT.md", "check_gpu.py", "expected.json", "experiment.py", "lab/__init__.py",
-    "lab/knobs.py", "lab/results.py", "notebook.ipynb", "pyproject.toml", "requirements.txt",
-    "tests/test_lab.py", "tests/test_repo.py",
+    "lab/comparison.py", "lab/knobs.py", "lab/results.py", "notebook.ipynb", "pyproject.toml",
+    "requirements.txt", "tests/test_lab.py", "tests/test_repo.py",
 }  # fmt: skip
 
 
 def test_the_files_are_these() -> None:
-    assert set(bake()) == FILES  # and no lab module that the experiment does not import
+    # comparison is a command in every repo; no other lab module that the experiment does not import
+    assert set(bake()) == FILES
 
 
 def test_every_file_is_text_with_unix_line_ends() -> None:

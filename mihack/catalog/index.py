@@ -27,6 +27,7 @@ FORMAT = 3
 LISTED = ("problems", "areas")
 READ_LATER = ("concepts", "resources", "works", "starters")
 KINDS = LISTED + READ_LATER
+SECOND_HALF = (*READ_LATER, "cards", "area_texts")
 # what one sees and filters by in a list; the other fields of a problem are read later
 LISTED_FIELDS = (
     "id",
@@ -77,6 +78,7 @@ class Index:
     works: dict[str, Any]
     starters: dict[str, Any]
     cards: dict[str, Any]
+    area_texts: dict[str, Any]
 
     def __init__(self, listed: Loaded, later: Callable[[], Loaded] | None = None) -> None:
         """``listed`` has at least problems and areas; ``later`` gives what it lacks, when first needed."""
@@ -90,14 +92,14 @@ class Index:
 
     def __getattr__(self, name: str) -> Any:
         """Called for what is not there yet: read the second half of the index."""
-        if name not in (*READ_LATER, "cards"):
+        if name not in SECOND_HALF:
             raise AttributeError(name)
         for later in self._rest:
             self._read(later())
         return self.__dict__[name]
 
     def _read(self, rest: Loaded) -> None:
-        for kind in (*READ_LATER, "cards"):
+        for kind in SECOND_HALF:
             self.__dict__[kind] = {**self.__dict__.get(kind, {}), **rest.get(kind, {})}
 
     def lay_over(

@@ -8,9 +8,10 @@ Pezzelle & Belinkov 2024, arXiv:2403.17806).  One step at the corrupted end is p
 (Syed, Rager & Conmy 2023, arXiv:2310.10348).
 
 It is an estimate: ``edge_patching`` gives the exact effect of the edges that you are going to name
-(path patching along a direct path, Goldowsky-Dill et al. 2023, arXiv:2304.05969), and ``agreement``
-says how far the two go together.  TransformerLens has attribution patching for activations
-(``transformer_lens.patching``), not for edges and not with several steps.
+(path patching along a direct path, Goldowsky-Dill et al. 2023, arXiv:2304.05969), ``paths`` has maps of
+them, also into a head's query, key or value alone, and ``agreement`` says how far the two go together.
+TransformerLens's ``attribution_patch`` scores edges with one step, but not with several (it raises
+NotImplementedError), nor on native models or with grouped queries.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from .patching import TOKENS_AT_ONCE, Metric, Rerun, Tokens
 
 @dataclass(frozen=True, order=True)
 class Node:
-    """``embed``, ``head`` (with its number), ``attn`` (a whole layer's input), ``mlp`` or ``logits``."""
+    """``embed``, ``head`` (with its number), ``attn`` (a whole layer's input), ``mlp`` or ``logits``.
+
+    For ``paths`` also ``q``, ``k`` and ``v``: one input of one head (with its number).
+    """
 
     layer: int
     kind: str
@@ -37,7 +41,9 @@ class Node:
     def __str__(self) -> str:
         if self.kind in {"embed", "logits"}:
             return self.kind
-        return f"{self.layer}.{self.head}" if self.kind == "head" else f"{self.kind} {self.layer}"
+        if self.kind == "head":
+            return f"{self.layer}.{self.head}"
+        return f"{self.kind} {self.layer}" + (f".{self.head}" if self.kind in {"q", "k", "v"} else "")
 
 
 Edges = dict[tuple[Node, Node], float]
@@ -117,6 +123,7 @@ def edge_patching(
     outputs = [_outputs(model, tokens) for tokens in (clean, corrupted)]
     change = {node: outputs[0][node] - outputs[1][node] for node in outputs[0]}
     run = Rerun.of(model, corrupted)
+    at = at % corrupted.shape[1]
     baseline = metric(run.logits[:, at][None]).item()
     parallel = bool(getattr(model.cfg, "parallel_attn_mlp", False))
     pairs = [(w, r) for w in writers(model) for r in readers(model) if precedes(w, r, parallel=parallel)]
@@ -128,37 +135,23 @@ def edge_patching(
         for start in range(0, len(senders), together):
             chunk = senders[start : start + together]
             added = torch.cat([change[writer] for writer in chunk])
-            values = metric(_reader_gets(run, reader, added, at).view(len(chunk), len(corrupted), -1))
+            values = metric(reader_gets(run, reader, added, at).view(len(chunk), len(corrupted), -1))
             found |= {(w, reader): v - baseline for w, v in zip(chunk, values.tolist(), strict=True)}
     return found
 
 
-def _reader_gets(run: Rerun, reader: Node, added: Tensor, at: int) -> Float[Tensor, "row d_vocab"]:
-    """Logits at position ``at`` when ``added`` [row, position, d_model] joins what the reader reads."""
+def reader_gets(
+    run: Rerun, reader: Node, added: Float[Tensor, "row position d_model"], at: int, first: int = 0
+) -> Float[Tensor, "row d_vocab"]:
+    """Logits at position ``at`` when ``added``, from position ``first`` on, joins what the reader reads."""
     repeat = len(added) // len(run.logits)
     if reader.kind == "logits":
-        last = run.onward(len(run.inputs) - 1, run.stream(len(run.inputs) - 1)).repeat(repeat, 1, 1)
-        return run.unembed((last + added)[:, at])
+        last = run.stream(len(run.inputs))[:, at].repeat(repeat, 1)
+        return run.unembed(last + added[:, at - first])
     name = _input_name(run.model, reader)
     with run.model.hooks(fwd_hooks=[(name, lambda value, hook=None: value + added)]):
-        stream = run.block(reader.layer, run.stream(reader.layer).repeat(repeat, 1, 1))
-    return run.unembed(run.onward(reader.layer + 1, stream)[:, at])
-
-
-def agreement(estimated: Edges, exact: Edges, count: int = 20) -> dict[str, float]:
-    """How far an estimate goes with the exact effects of the same edges.
-
-    ``correlation``: Spearman's, of the absolute values, -1 to 1.  ``overlap``: share of the ``count``
-    strongest that both name.  ``sign``: share of these on whose sign they agree.
-    """
-    edges = sorted(set(estimated) & set(exact))
-    pairs = torch.tensor([[abs(estimated[edge]), abs(exact[edge])] for edge in edges])
-    ranks = pairs.argsort(0).argsort(0).double()
-    correlation = torch.corrcoef(ranks.T)[0, 1].item()
-    tops = [strongest({edge: scores[edge] for edge in edges}, count) for scores in (estimated, exact)]
-    both = set(tops[0]) & set(tops[1])
-    signs = sum(estimated[edge] * exact[edge] > 0 for edge in tops[1]) / len(tops[1])
-    return {"correlation": correlation, "overlap": len(both) / len(tops[1]), "sign": signs}
+        stream = run.block(reader.layer, run.stream(reader.layer)[:, first:].repeat(repeat, 1, 1), first)
+    return run.unembed(run.onward(reader.layer + 1, stream, first)[:, at - first])
 
 
 def strongest(edges: Edges, count: int) -> list[tuple[Node, Node]]:
@@ -176,7 +169,7 @@ def _outputs(model: Any, tokens: Tokens) -> dict[Node, Float[Tensor, "batch posi
     for node in writers(model):
         if node.kind == "head":
             z = cache[f"blocks.{node.layer}.attn.hook_z"][:, :, node.head]
-            found[node] = z @ model.W_O[node.layer, node.head]
+            found[node] = z @ model.blocks[node.layer].attn.W_O[node.head]
         elif node.kind == "mlp":
             found[node] = cache[f"blocks.{node.layer}.hook_mlp_out"]
     return found

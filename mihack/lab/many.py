@@ -6,7 +6,8 @@ same arithmetic in fewer, larger operations.  Each copy ends where it would have
 rounding (``tests/test_lab_many.py``); ``benchmarks/many.py`` has the ratios.
 
 It pays for models like the toy models of superposition, not for those whose matrix products already
-fill the processor: eight grokking transformers of width 128 gained nothing on two CPU cores.
+fill the processor: eight grokking transformers of width 128 gained nothing on two CPU cores.  For
+those, ``many_transformers`` leaves out what nobody reads.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from tqdm.auto import tqdm
 
-from .train import learning_rate
+from .schedules import learning_rate
 
 # (one copy as a function, its batch) -> scalar loss; the batch is what ``batch_at`` gave, for one copy
-Loss = Callable[[Callable[..., Any], Any], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 # step -> tensors with the copies as first axis
 Batches = Callable[[int], Any]
 
@@ -77,26 +78,30 @@ def train_many(
     clip: float | None = None,
     every: int = 10,
     label: str = "training",
+    stacked: bool = False,
 ) -> dict[str, Any]:
     """Train all ``models`` in place, as ``lab.train.train`` would train each.
 
     ``loss(model, batch)`` returns one copy's scalar loss; ``batch_at(step)`` gives tensors whose first
-    axis is the copy (expand what they share).  ``lr`` may be a tensor with a rate per copy.  Returns
+    axis is the copy (expand what they share).  With ``stacked``, ``loss(parameters, batch)`` gets all
+    copies' parameters by name, [copy, ...], and returns the losses [copy] (see ``many_transformers``).
+    ``lr`` may be a tensor with a rate per copy.  Returns
     ``step`` and ``loss`` [copy] at every ``every`` steps and at the end.  Raises FloatingPointError
     that names the copy if its loss stops being finite; the others' parameters are written back first.
     """
     many = Many(models)
     rates = torch.as_tensor(lr, dtype=torch.float32).expand(len(many.models))
-    stacked = list(many.parameters.values())
-    optimiser = AdamWEach(stacked, rates, betas=betas, weight_decay=weight_decay)
+    parameters = list(many.parameters.values())
+    optimiser = AdamWEach(parameters, rates, betas=betas, weight_decay=weight_decay)
     history: dict[str, Any] = {"step": [], "loss": []}
     for step in tqdm(range(steps + 1), desc=label, unit="step", disable=None, leave=False):
-        losses = many.each(loss, batch_at(step))
+        batch = batch_at(step)
+        losses = loss(many.parameters, batch) if stacked else many.each(loss, batch)
         if step % every == 0 or step == steps:
             _record(history, step, losses.detach(), many)
         if step == steps:
             break
-        gradients = torch.autograd.grad(losses.sum(), stacked)
+        gradients = torch.autograd.grad(losses.sum(), parameters)
         if clip is not None:
             gradients = clipped(gradients, clip)
         optimiser.step(gradients, learning_rate(step, steps, warmup, decay))

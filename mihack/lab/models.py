@@ -182,7 +182,7 @@ def _embedded(
     if off:
         raise ModelError(f"{path} does not fit its config.json, at {', '.join(sorted(off)[:3])}")
     model.load_state_dict(weights, strict=False)
-    return model.to(dtype)
+    return model if dtype == torch.float32 else model.to(dtype)  # .to announces itself
 
 
 def _shape(weights: Mapping[str, Any], key: str) -> Any:
@@ -197,7 +197,8 @@ def _tokenizer(folder: Path) -> Any:
         if path.is_file():
             special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "<|start|>")
             read: Any = PreTrainedTokenizerFast
-            return read(tokenizer_file=str(path), **special)
+            # TransformerLens looks the path up
+            return read(tokenizer_file=str(path), name_or_path=str(path.parent), **special)
     return None
 
 

@@ -51,6 +51,7 @@ class Rerun:
     model: Any
     inputs: list[tuple[tuple[Any, ...], dict[str, Any]]]
     logits: Float[Tensor, "batch position d_vocab"]
+    final: Stream | None = None
 
     @classmethod
     @torch.no_grad()
@@ -78,14 +79,17 @@ class Rerun:
             for handle in handles:
                 handle.remove()
         run = cls(model, inputs, logits)
-        again = run.unembed(run.onward(0, run.stream(0)))
+        run.final = run.onward(0, run.stream(0))
+        again = run.unembed(run.final)
         if not torch.allclose(again, logits, atol=1e-3, rtol=1e-4):
             off = (again - logits).abs().max().item()
             raise ValueError(f"the blocks run one by one give other logits (by {off:.2g}): not supported")
         return run
 
     def stream(self, layer: int) -> Stream:
-        """The residual stream before block ``layer``."""
+        """The residual stream before block ``layer``; after the last for the number of layers."""
+        if layer == len(self.inputs) and self.final is not None:
+            return self.final
         args, kwargs = self.inputs[layer]
         stream: Tensor = args[0] if args else kwargs["hidden_states"]
         return stream

@@ -5,12 +5,15 @@ results/<time>-seed<seed>/
     config.json        the knobs of this run
     environment.json   versions, device, threads
     figures/*.png
+
+Two runs side by side: ``python -m lab.comparison RUN_A RUN_B``.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import random
 import sys
@@ -193,18 +196,32 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Found beside expected, as text that fits 80 columns."""
     if not rows:
         return "no expected values here: see metrics.json for what was found"
-    lines = [f"{'':44} {'found':>10}  {'expected':<16}", "-" * 79]
-    for row in rows:
+    expectations = [bound(row) for row in rows]
+    wide = max(16, *map(len, expectations))  # a bound is never cut off: labels give way to long ones
+    name = 60 - wide
+    lines = [f"{'':{name}} {'found':>10}  {'expected':<{wide}}", "-" * 79]
+    for row, expectation in zip(rows, expectations, strict=True):
         label, verdict = str(row["label"]), "ok" if row["met"] else "MISSED"
-        label = label if len(label) <= 44 else label[:43] + "…"
-        lines.append(f"{label:44} {row['found']:>10.4g}  {bound(row):<16} {verdict}")
+        label = label if len(label) <= name else label[: name - 1] + "…"
+        lines.append(f"{label:{name}} {_short(row['found'])}  {expectation:<{wide}} {verdict}")
     met = sum(row["met"] for row in rows)
     return "\n".join([*lines, "-" * 79, f"{met} of {len(rows)} as expected"])
 
 
+def _short(value: float) -> str:
+    """``value`` in ten columns: one digit less where -1.234e+100 would need eleven."""
+    text = f"{value:>10.4g}"
+    return text if len(text) <= 10 else f"{value:>10.3g}"
+
+
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON that any reader accepts: NaN and infinities become null."""
-    path.write_text(json.dumps(_finite(data), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write JSON that any reader accepts: NaN and infinities become null.
+
+    Through a temporary file: a run that is killed leaves no half of one.
+    """
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(json.dumps(_finite(data), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)  # noqa: PTH105
 
 
 def _finite(data: Any) -> Any:

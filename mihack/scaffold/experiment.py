@@ -114,9 +114,9 @@ def knobs_cell(script: Script) -> int:
 
 
 def lab_files(experiment: Experiment) -> dict[str, bytes]:
-    """The modules of ``lab/`` that the experiment needs, and those which they need."""
+    """The modules of ``lab/`` that the experiment needs, those that they need, and ``comparison``."""
     folder = Path(shipped.__file__).parent / "lab"
-    wanted = [str(name) for name in experiment.about.get("lab", [])]
+    wanted = ["comparison", *(str(name) for name in experiment.about.get("lab", []))]
     wanted += [name for cell in experiment.script.cells for name in _lab_imports(cell)]
     files = {"lab/__init__.py": (folder / "__init__.py").read_bytes()}
     while wanted:

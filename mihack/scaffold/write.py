@@ -34,7 +34,7 @@ def write(plan: Mapping[str, bytes], target: Path) -> list[str]:
     """
     parent_path, name = locate(target)
     try:
-        with Folder.open(parent_path) as parent, _signals_raise():
+        with Folder.open(parent_path) as parent, signals_raise():
             swept = stage.sweep(parent)
             if _must_stay(parent, name):
                 with parent.sub(name) as inside:
@@ -154,7 +154,7 @@ def _removed_at_the_end(clean_up: Callable[[], bool]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
+def signals_raise() -> Iterator[None]:
     """While inside, SIGTERM and SIGHUP raise SystemExit, so that the stage is removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
