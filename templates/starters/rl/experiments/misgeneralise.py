@@ -130,7 +130,7 @@ agents["untrained"] = Agent(SEED + 1).to(device).eval()
 #
 # In mazes with the coin in its corner, wipe the coin off its plane. An agent whose decision rests on the coin
 # must change its action logits; one that goes to the corner anyhow must not. Control: wipe
-# one wall off the other plane instead, which any agent that walks well has to notice.
+# one wall off the other plane instead, which any agent that walks well has to notice. (Occlusion, the plainest saliency.)
 
 # %%
 planes = usual.planes(*train_like)
@@ -320,7 +320,7 @@ for at, text in ((int(moved.goal[shown[0][0]]), "coin"), (CORNER, "corner"), (in
                      bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1})  # fmt: skip
 axes[5].set(xticks=[], yticks=[])
 plots.label(axes[5], "One maze: walks of the agents trained with")
-axes[5].legend(fontsize=8, loc="lower right")
+axes[5].legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2)
 run.save(fig, "goals")
 
 # %%

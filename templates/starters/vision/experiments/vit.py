@@ -140,6 +140,7 @@ with torch.no_grad():
     centred = logits.gather(1, data.test_labels[:, None])[:, 0] - logits.mean(1)
     metrics["share_error"] = (sum(shares.values()) + constant - centred).abs().max().item()
 mean_share = {name: share.mean().item() for name, share in shares.items()}
+metrics["last_mlp_share"] = mean_share[f"MLP {LAYERS - 1}"] / sum(mean_share.values())
 
 # %% [markdown]
 # ### Where the class token looks, and whether it needs to
@@ -300,7 +301,7 @@ plots.bars(
 plots.bars(
     axes[4], {"top half": metrics["top_half_ablated"], "random half": metrics["random_half_ablated"],
               "bottom half": metrics["bottom_half_ablated"], "all": metrics["all_ablated"]},
-    "Heads mean-ablated", y="accuracy", highlight=["top half"], marks={"guessing": 0.1},
+    "Heads mean-ablated (guessing: 0.1)", y="accuracy", highlight=["top half"],
 )  # fmt: skip
 plots.heatmap(axes[5], by_patch.unflatten(0, (ACROSS, ACROSS)), "One patch at a time, before block 0", x="column",
               y="row", signed=True, numbers=True)  # fmt: skip
