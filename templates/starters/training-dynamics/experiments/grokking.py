@@ -10,10 +10,10 @@ Results, figures, checkpoints and the settings of the run land in results/<time>
 # %% [markdown]
 # ## Sudden outside, gradual inside?
 #
-# A transformer that adds modulo 53 first memorises its training pairs; much later, and suddenly, it answers the
-# others too. Nanda et al. 2023 (arXiv:2301.05217) took the final network apart, made measures of the mechanism
-# that they found, and followed those back in time: the mechanism grows *before* the test accuracy moves, and the
-# sudden part is the removal of what was memorised. Here is the same on a smaller modulus:
+# A transformer that adds modulo 53 first memorises its training pairs; much later, and suddenly, it answers
+# the others too. Nanda et al. 2023 (arXiv:2301.05217) took the final network apart, made measures of the
+# mechanism that they found, and followed those back in time: the mechanism grows *before* the test accuracy
+# moves, and the sudden part is the removal of what was memorised. Here is the same on a smaller modulus:
 #
 # - *restricted loss*: on all pairs, with only those waves of the logits that the final network uses;
 # - *excluded loss*: on training pairs, with these waves taken out;
@@ -81,13 +81,14 @@ train(
 # ### Which waves does the final network use?
 #
 # The logit of c, over all pairs (a, b), in waves of a + b: the share of the logits' variance at each
-# frequency. Those with more than a tenth are the key frequencies. The closed form of the algorithm is
+# frequency. Those with more than a fiftieth are the key frequencies. The closed form of the algorithm is
 # a sum of cos(2 pi k (a + b - c) / p) over them.
 
 # %%
 sums = torch.arange(P, device=device)[:, None] * torch.arange(1, P // 2 + 1, device=device) % P
 angle = 2 * torch.pi * sums / P  # [a + b, frequency]
-waves = torch.stack([angle.cos(), angle.sin()], -1)[(a + b).to(device) % P] * (2**0.5 / P)  # [pair, frequency, 2]
+# [pair, frequency, cos and sin]
+waves = torch.stack([angle.cos(), angle.sin()], -1)[(a + b).to(device) % P] * (2**0.5 / P)
 
 
 def components(logits: torch.Tensor) -> torch.Tensor:
@@ -127,7 +128,8 @@ with torch.no_grad():
     final = model(tokens)[:, -1]
     variance = (final - final.mean(0)).pow(2).sum()
     share = components(final).pow(2).sum((1, 2)) / variance  # [frequency]
-strongest = [f for f in share.topk(KEY).indices.tolist() if share[f] > 0.02] or share.topk(1).indices.tolist()
+ranked = share.topk(KEY).indices.tolist()
+strongest = [f for f in ranked if share[f] > 0.02] or ranked[:1]
 key_places = torch.tensor(strongest, device=device)
 print("key frequencies:", sorted(f + 1 for f in strongest))
 curve: dict[str, list[float]] = {"step": []}
@@ -189,6 +191,25 @@ metrics = {
     "excluded_random": unused["excluded"],
     "split_error": (components(final).sum(0) + (final - components(final).sum(0)) - final).abs().max().item(),
 }
+
+# %% [markdown]
+# ### Look
+
+# %%
+fig, axes = plots.figure(2, 2, f"Grokking addition mod {P}, through its progress measures")
+dated = {name: step for name, step in phases.items() if step == step}
+ends = [*list(dated.values())[1:], STEPS]
+plots.loss_curves(
+    axes[0], curve, ["train_loss", "test_loss"], title="What one sees",
+    phases=dict(zip(dated, zip(dated.values(), ends, strict=True), strict=True)),
+)  # fmt: skip
+plots.loss_curves(axes[1], curve, ["restricted", "excluded"], title="What grows: the mechanism's own losses")
+plots.loss_curves(
+    axes[2], curve, ["train_accuracy", "test_accuracy", "gini"], title="Accuracy, and how few frequencies",
+    y="share", log=False,
+)  # fmt: skip
+plots.loss_curves(axes[3], curve, ["norm"], title="Weight norm: the clean-up", y="norm", log=False)
+run.save(fig, "progress")
 
 # %%
 report = run.finish(metrics)
