@@ -36,7 +36,7 @@ def load(seed: int, device: torch.device, held_out: float = 0.25) -> Digits:
     images = torch.as_tensor(data.images).float().div(16).unsqueeze(1).to(device)
     labels = torch.as_tensor(data.target).long().to(device)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(device)
-    test, train = order.split([int(held_out * len(order)), len(order) - int(held_out * len(order))])
+    test, train = order[: int(held_out * len(order))], order[int(held_out * len(order)) :]
     return Digits(images[train], labels[train], images[test], labels[test])
 
 

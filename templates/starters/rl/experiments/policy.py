@@ -106,14 +106,14 @@ with torch.no_grad():
     logits, value = agent(planes)
 arrives = walk(agent, bank, *states, steps=3 * SIZE)[:, -1] == goal_cell
 true_value = 0.95 ** (distance - 1.0)  # of an optimal agent; 0.95 is the discount of `learn`
+usual = true_value[learned & arrives].mean()
 metrics = {
     "optimal_learned": good(agent, learned), "optimal_held_out": good(agent, ~learned),
     "optimal_untrained": good(untrained, torch.ones_like(learned)),
     "optimal_random": optimal.float().mean().item(),
     "arrives": arrives.float().mean().item(),
     "value_error": (value - true_value)[learned & arrives].abs().mean().item(),
-
-       "value_constant": (true_value - true_value[learned & arrives].mean())[learned & arrives].abs().mean().item(),
+    "value_constant": (true_value - usual)[learned & arrives].abs().mean().item(),
 }  # fmt: skip
 
 # %% [markdown]

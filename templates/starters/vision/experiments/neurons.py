@@ -213,7 +213,8 @@ def likeness(pictures: torch.Tensor) -> float:
 
 
 like = {name: likeness(pictures) for name, pictures in drawn.items()}
-metrics |= {f"like_{key}": like[name] for key, name in zip(("regularised", "plain", "untrained"), drawn, strict=True)}
+kinds = ("regularised", "plain", "untrained")
+metrics |= {f"like_{key}": like[name] for key, name in zip(kinds, drawn, strict=True)}
 metrics |= {
     "own_plain": own["not regularised"], "judge_regularised": seen["regularised"],
     "judge_plain": seen["not regularised"], "judge_untrained": seen["untrained net"],
