@@ -39,7 +39,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mihack check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 verify: $(READY)
 	$(BIN)/python scripts/verify.py

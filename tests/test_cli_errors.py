@@ -44,6 +44,7 @@ def test_each_error_has_its_code_and_words(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # long messages are wrapped by words
     fail_with(error, monkeypatch)
     assert cli.run(["list"]) == code
     out, err = capsys.readouterr()

@@ -147,15 +147,15 @@ class TestAProblem:
         ):
             assert told in text
 
-    def test_one_without_a_starter_offers_a_neighbour_and_no_command(
+    def test_each_offers_its_command_and_says_whether_it_is_a_warm_up(
         self, site: Pages, shipped: Index
     ) -> None:
-        without = [key for key, item in shipped.problems.items() if item["starter"] is None]
-        assert without
-        for key in without:
+        for key, item in shipped.problems.items():
             text = site[f"problems/{key}.html"].decode()
-            assert "data-copy" not in text
-            assert "No experiment comes near this problem yet" in text
+            assert f"mihack new {key}" in text
+            assert ("No experiment opens this very question yet" in text) == (
+                item["starter"]["fit"] == "near"
+            )
 
     def test_terms_are_linked_where_they_are_first_mentioned_only(self, site: Pages) -> None:
         text = site["problems/3.16.html"].decode()

@@ -58,6 +58,7 @@ MISTAKES = [
     ("explain", "zzzz"),
     ("status",),
     ("diff",),
+    ("submit",),
 ]
 PRINTS_CODE = {"completion", "schema"}
 

@@ -160,7 +160,7 @@ def write_up(evidence: Evidence) -> Item:
     words = own_words(evidence.report)
     missing = [name for name in SECTIONS if words.get(name, 0) < ENOUGH_WORDS]
     found = f"{len(SECTIONS) - len(missing)} of {len(SECTIONS)} sections written"
-    state = OPEN if not any(words.values()) else BEGUN if missing else DONE
+    state = OPEN if not any(words.get(name) for name in SECTIONS) else BEGUN if missing else DONE
     return _item(
         "Write-up", state, found, f"Write: {', '.join(missing)} ({ENOUGH_WORDS} words or more each)."
     )

@@ -40,8 +40,9 @@ original = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
 
 # 3. What comes from the files, by the section that it stands under.
 question = problem.section("Problem")
+lead = question.html.partition("</p>")[0] if question else ""
 made = {
-    "Introduction": f"<h3>The question, as it was posed</h3>\n{question.html.partition('</p>')[0]}</p>\n" if question else "",
+    "Introduction": f"<h3>The question, as it was posed</h3>\n{lead}</p>\n" if question else "",
     "Methods": report_page.methods(runs, original["knobs"]),
     "Results": report_page.results(runs, shown=words.pictures),
     "Discussion": report_page.limits(runs, original["knobs"], HERE / "experiment.py"),
