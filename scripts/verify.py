@@ -97,7 +97,10 @@ def prepared(index: Index, number: str, store: Path) -> Path:
     files = plan(index.problem(number), Answers(), index)
     kinds = ("lab/", "models/", "texts/", "experiment.py")
     parts = {path: data for path, data in files.items() if path.startswith(kinds)}
-    for path in ("lab/__init__.py", "lab/comparison.py"):  # every repo has them; no experiment runs them
+    # every repo has them; none of them measures anything
+    for path in ("lab/__init__.py", "lab/comparison.py", "lab/results.py", "lab/runs.py"):
+        parts.pop(path, None)
+    for path in [path for path in parts if path.startswith("lab/report")]:
         parts.pop(path)
     # the expectations change nothing that is measured: a record is judged by them when it is read
     expected = json.loads(files["expected.json"])
