@@ -28,6 +28,14 @@ SHOWN: dict[str, list[str]] = {
     "superposition": ["polygons"],
     "sae": ["planted"],
     "probe-world": ["othello"],
+    "circuit": ["behaviour"],
+    "heads": ["survey"],
+    "training-dynamics": ["grokking"],
+    "neuroscope": ["neurons"],
+    "techniques": ["known-circuit"],
+    "model-diff": ["finetune"],
+    "vision": ["neurons", "vit"],
+    "rl": ["misgeneralise"],
 }
 HEAD = """# Gallery
 
