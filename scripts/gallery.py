@@ -74,7 +74,7 @@ def experiment_of(index: Index, number: str) -> tuple[str, str]:
 
 def figures_of(index: Index, number: str) -> list[Path]:
     """The figures of the latest run on seed 0 of a problem's experiment as it is now."""
-    runs = sorted(prepared(index, number, RUNS).glob("run-seed0-*/*/figures"))
+    runs = sorted(prepared(index, number, RUNS).glob("run-seed0-*/**/figures"))
     return sorted(runs[-1].glob("*.png")) if runs else []
 
 
