@@ -11,13 +11,13 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # ## The right reward and the wrong goal
 #
 # Langosco et al. 2021 (arXiv:2105.14111) trained agents whose coin or cheese was always at the same end of
-# the level. Moved elsewhere, it was passed by: the agents walk well, to the wrong place. Reward could not have
-# told the two goals apart.
+# the level. Moved elsewhere, it was passed by: the agents walk well, to the wrong place. Reward could not
+# have told the two goals apart.
 #
 # Here: mazes of 5 x 5 cells. One agent is trained with the coin always in the upper right corner, one with
-# the coin there except for a few mazes, one with the coin anywhere. Then all meet mazes with the coin anywhere. And
-# before that test, in training mazes only, we look inside for how much each takes from the coin's plane:
-# can the failure be foreseen?
+# the coin there except for a few mazes, one with the coin anywhere. Then all meet mazes with the coin
+# anywhere. And before that test, in training mazes only, we look inside for how much each takes from the
+# coin's plane: can the failure be foreseen?
 
 # %%
 import torch
@@ -48,8 +48,8 @@ CELLS, CORNER = SIZE**2, SIZE - 1  # the corner is the last cell of the first ro
 # %% [markdown]
 # ### The agent
 #
-# It sees three planes (walls, coin, itself). Three convolutions, a dense layer, then four action logits and a value.
-# `HookPoint`s let `run_with_cache` and `run_with_hooks` work as on a transformer.
+# It sees three planes (walls, coin, itself). Three convolutions, a dense layer, then four action logits and a
+# value. `HookPoint`s let `run_with_cache` and `run_with_hooks` work as on a transformer.
 
 
 # %%
@@ -121,7 +121,8 @@ for name, variety in VARIETY.items():
         return {"success": reaches(agent, bank, states, bank.goal[states[0]]).float().mean().item()}
 
     histories[name] = learn(
-        agents[name], grid, steps=STEPS, lr=LR, batches=4, evaluate=evaluate, every=max(1, STEPS // 8), label=name
+        agents[name], grid, steps=STEPS, lr=LR, batches=4, evaluate=evaluate,
+        every=max(1, STEPS // 8), label=name,
     )  # fmt: skip
 agents["untrained"] = Agent(SEED + 1).to(device).eval()
 
@@ -129,8 +130,8 @@ agents["untrained"] = Agent(SEED + 1).to(device).eval()
 # ### A forecast, from training mazes alone
 #
 # In mazes with the coin in its corner, wipe the coin off its plane. An agent whose decision rests on the coin
-# must change its action logits; one that goes to the corner anyhow must not. Control: wipe
-# one wall off the other plane instead, which any agent that walks well has to notice. (Occlusion, the plainest saliency.)
+# must change its action logits; one that goes to the corner anyhow must not. Control: wipe one wall off the
+# other plane instead, which any agent that walks well has to notice. (Occlusion, the plainest saliency.)
 
 # %%
 planes = usual.planes(*train_like)
@@ -161,13 +162,17 @@ def divergence(agent: Agent, seen: torch.Tensor) -> float:
     return F.kl_div(after, before, reduction="batchmean", log_target=True).item()
 
 
-forecast = {name: {what: divergence(agent, wiped(what)) for what in ("coin", "wall")} for name, agent in agents.items()}
+forecast = {
+    name: {what: divergence(agent, wiped(what)) for what in ("coin", "wall")}
+    for name, agent in agents.items()
+}
 
 # %% [markdown]
 # ### The test: the coin anywhere
 #
-# From each start both the coin and the corner can be reached. Which of them does a greedy walk pass? Passing the
-# corner by chance, on the way to the coin, happens: the agent trained with the coin anywhere shows how often.
+# From each start both the coin and the corner can be reached. Which of them does a greedy walk pass? Passing
+# the corner by chance, on the way to the coin, happens: the agent trained with the coin anywhere shows how
+# often.
 
 # %%
 coin = {n: reaches(a, moved, test, moved.goal[test[0]]).float().mean().item() for n, a in agents.items()}
@@ -186,13 +191,13 @@ metrics = {
 # %% [markdown]
 # ### Does the edit turn them round?
 #
-# If the coin is what moves an agent, the trace that it leaves inside should do so too. After the first convolution
-# we average, over states, what the coin's presence adds around its cell: a *template*. Then, in moved mazes,
-# we subtract the template at the coin and add it at another cell, at every step. Does the walk now pass the fake
-# coin? A single average knows nothing of the maze at hand, so this tests for a coin feature that means the same
-# everywhere; Mini et al. 2023 (arXiv:2310.08043) retarget a maze agent through such channels. Controls: no change,
-# and the same template with its channels shuffled (equally large). And the same at each depth: where does the coin's
-# trace stop being the same in every maze?
+# If the coin is what moves an agent, the trace that it leaves inside should do so too. After the first
+# convolution we average, over states, what the coin's presence adds around its cell: a *template*. Then, in
+# moved mazes, we subtract the template at the coin and add it at another cell, at every step. Does the walk
+# now pass the fake coin? A single average knows nothing of the maze at hand, so this tests for a coin feature
+# that means the same everywhere; Mini et al. 2023 (arXiv:2310.08043) retarget a maze agent through such
+# channels. Controls: no change, and the same template with its channels shuffled (equally large). And the
+# same at each depth: where does the coin's trace stop being the same in every maze?
 
 # %%
 SITES = [f"hook_conv.{layer}" for layer in range(3)]
@@ -210,10 +215,11 @@ def centred(values: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
 
 
 def placed(template: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-    """The template [channel, row, column] laid so that its middle is on ``cell``: [state, channel, row, column]."""
+    """The template with its middle on ``cell`` [state]: [state, channel, row, column]."""
     down, right = SIZE - 1 - cell // SIZE, SIZE - 1 - cell % SIZE
     span = torch.arange(SIZE, device=device)
-    return template[:, (down[:, None] + span)[:, :, None], (right[:, None] + span)[:, None, :]].transpose(0, 1)
+    rows, columns = (down[:, None] + span)[:, :, None], (right[:, None] + span)[:, None, :]
+    return template[:, rows, columns].transpose(0, 1)
 
 
 @torch.no_grad()
@@ -265,7 +271,8 @@ metrics |= {
     "fake_anywhere": edits["anywhere", "moved"], "fake_shuffled": edits["anywhere", "shuffled"],
     "fake_none": edits["anywhere", "none"], "fake_corner": edits["corner", "moved"],
     "fake_corner_none": edits["corner", "none"], "fake_strong": edits["anywhere", "strong"],
-    "fake_rest": edits["anywhere", "rest"], "fake_last": by_depth["anywhere"][-1], "noop_change": (noop - plain).abs().max().item(),
+    "fake_rest": edits["anywhere", "rest"], "fake_last": by_depth["anywhere"][-1],
+    "noop_change": (noop - plain).abs().max().item(),
 }  # fmt: skip
 
 # %% [markdown]
@@ -287,7 +294,8 @@ axes[1].legend(fontsize=8, frameon=False)
 plots.label(axes[1], "Coin moved: which is reached?", "trained with the coin in", "share of walks")
 for index, name in enumerate(agents):
     axes[2].plot(forecast[name]["coin"], coin[name], "o", color=plots.COLOURS[index])
-    axes[2].annotate(name, (forecast[name]["coin"], coin[name]), fontsize=8, xytext=(5, -3), textcoords="offset points")
+    axes[2].annotate(name, (forecast[name]["coin"], coin[name]), fontsize=8, xytext=(5, -3),
+                     textcoords="offset points")  # fmt: skip
 axes[2].margins(x=0.25, y=0.12)
 plots.label(axes[2], "Forecast from training mazes, and outcome", "change when the coin is wiped off (nats)",
             "share of walks that reach a moved coin")  # fmt: skip
@@ -296,8 +304,8 @@ for offset, name in enumerate(("corner", "anywhere")):
     drawn = axes[3].bar([i + 0.4 * offset - 0.2 for i in range(len(kinds))], values, width=0.38,
                         color=plots.COLOURS[offset], label=f"trained with: {name}")  # fmt: skip
     axes[3].bar_label(drawn, fmt="%.2f", fontsize=7)
-axes[3].set_xticks(range(len(kinds)), ["no edit", "channels\nshuffled", "whole\ntemplate", f"{CHANNELS // 4}\nchannels",
-                                       "the\nothers"])  # fmt: skip
+names = ["no edit", "channels\nshuffled", "whole\ntemplate", f"{CHANNELS // 4}\nchannels", "the\nothers"]
+axes[3].set_xticks(range(len(kinds)), names)
 axes[3].legend(fontsize=8, frameon=False)
 plots.label(axes[3], "Coin moved inside the agent", "template used", "share of walks that pass the fake coin")
 for index, (name, values) in enumerate(by_depth.items()):
@@ -306,7 +314,7 @@ for index, (name, values) in enumerate(by_depth.items()):
 plots.levels(axes[4], {"no edit": edits["anywhere", "none"]})
 axes[4].set(xticks=[1, 2, 3], ylim=(0, 1))
 axes[4].legend(fontsize=8, frameon=False)
-plots.label(axes[4], "The whole template, by depth", "after convolution", "share of walks that pass the fake coin")
+plots.label(axes[4], "The whole template, by depth", "after convolution", "walks that pass the fake coin")
 far = (moved.distance[test] > 4) & (to_corner[test] > 3)
 shown = (test[0][far][:1], test[1][far][:1])
 picture = moved.walls[shown[0][0]].float().reshape(SIZE, SIZE).cpu()

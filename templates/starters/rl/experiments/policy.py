@@ -10,13 +10,13 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## An agent small enough to be listed
 #
-# One room of 6 x 6 cells with walls, a goal that changes place, an actor-critic with two hidden layers, trained by a policy
-# gradient. Every state (agent cell x goal cell) can be listed, and the shortest way from each is known, so
-# every claim can be checked on all of them. One state in ten is never learned from: there a rule and a
-# memorised table part.
+# One room of 6 x 6 cells with walls, a goal that changes place, an actor-critic with two hidden layers,
+# trained by a policy gradient. Every state (agent cell x goal cell) can be listed, and the shortest way from
+# each is known, so every claim can be checked on all of them. One state in ten is never learned from: there a
+# rule and a memorised table part.
 #
-# What we ask: is it optimal, and on held-out states too? What do its layers hold that an untrained network does not? And
-# does an edit of what we find turn the agent round, towards a goal that is not there?
+# What we ask: is it optimal, and on held-out states too? What do its layers hold that an untrained network
+# does not? And does an edit of what we find turn the agent round, towards a goal that is not there?
 
 # %%
 import torch
@@ -47,7 +47,8 @@ CELLS = SIZE**2
 # %% [markdown]
 # ### The room, and its table of states
 #
-# One maze per goal cell, all with the same walls. `optimal` holds every action that shortens the way (often two do).
+# One maze per goal cell, all with the same walls. `optimal` holds every action that shortens the way (often
+# two do).
 
 # %%
 generator = torch.Generator().manual_seed(SEED)
@@ -105,24 +106,27 @@ with torch.no_grad():
     logits, value = agent(planes)
 arrives = walk(agent, bank, *states, steps=3 * SIZE)[:, -1] == goal_cell
 true_value = 0.95 ** (distance - 1.0)  # of an optimal agent; 0.95 is the discount of `learn`
+judged = learned & arrives  # elsewhere the agent's own value is lower, rightly
+error = (value - true_value)[judged].abs().mean().item()
+spread = (true_value[judged] - true_value[judged].mean()).abs().mean().item()  # the error of a constant
 metrics = {
     "optimal_learned": good(agent, learned), "optimal_held_out": good(agent, ~learned),
-    "optimal_untrained": good(untrained, torch.ones_like(learned)), "optimal_random": optimal.float().mean().item(),
+    "optimal_untrained": good(untrained, torch.ones_like(learned)),
+    "optimal_random": optimal.float().mean().item(),
     "arrives": arrives.float().mean().item(),
-    "value_error": (value - true_value)[learned & arrives].abs().mean().item(),
-    "value_constant": (true_value - true_value[learned & arrives].mean())[learned & arrives].abs().mean().item(),
+    "value_error": error, "value_constant": spread,
 }  # fmt: skip
 
 # %% [markdown]
 # ### Two rules it might follow
 #
-# A rule of thumb: walk in the direction in which the goal lies, walls or no walls (`as the crow flies`). If the agent did
-# that, it would be as good as the rule, and fail where walls are in the way. So we look where the rule has no good
-# action to offer.
+# A rule of thumb: walk in the direction in which the goal lies, walls or no walls (`as the crow flies`). If
+# the agent did that, it would be as good as the rule, and fail where walls are in the way. So we look where
+# the rule has no good action to offer.
 
 # %%
-gap = torch.stack([goal_cell // SIZE - agent_cell // SIZE, goal_cell % SIZE - agent_cell % SIZE], dim=1)  # rows, columns
-wanted = torch.stack([-gap[:, 0], gap[:, 1], gap[:, 0], -gap[:, 1]], dim=1)  # by action: up, right, down, left
+below, right = goal_cell // SIZE - agent_cell // SIZE, goal_cell % SIZE - agent_cell % SIZE  # in cells
+wanted = torch.stack([-below, right, below, -right], dim=1)  # by action: up, right, down, left
 crow = wanted.argmax(1)  # along the longer side
 detour = ~(optimal & (wanted > 0)).any(1)  # no step towards the goal shortens the way
 metrics |= {
@@ -133,14 +137,14 @@ metrics |= {
 # %% [markdown]
 # ### What do the layers hold? Regressions on the whole table
 #
-# For each layer, a ridge regression from the units to: the row and column gap to the goal, the distance through the
-# room, and whether up or right shortens the way. Fitted on half of the states, scored (R squared) on the rest, beside
-# an untrained network of the same shape and the raw observation. The gaps are linear in the observation, so a probe that
-# finds them has found nothing. The distance is not: walls bend it.
+# For each layer, a ridge regression from the units to: the row and column gap to the goal, the distance
+# through the room, and whether up or right shortens the way. Fitted on half of the states, scored (R squared)
+# on the rest, beside an untrained network of the same shape and the raw observation. The gaps are linear in
+# the observation, so a probe that finds them has found nothing. The distance is not: walls bend it.
 
 # %%
 targets = {
-    "row gap": gap[:, 0], "column gap": gap[:, 1], "distance": distance,
+    "row gap": below, "column gap": right, "distance": distance,
     "best: up": optimal[:, 0], "best: right": optimal[:, 1],
 }  # fmt: skip
 half = torch.rand(len(planes), generator=torch.Generator().manual_seed(SEED + 2)).to(device) < 0.5
@@ -166,17 +170,19 @@ sites |= layers_of(agent)
 known = {site: {name: r_squared(x, y) for name, y in targets.items()} for site, x in sites.items()}
 metrics |= {
     "gap_trained": known["layer 1"]["row gap"], "gap_observation": known["observation"]["row gap"],
-    "distance_trained": known["layer 1"]["distance"], "distance_observation": known["observation"]["distance"],
+    "distance_trained": known["layer 1"]["distance"],
+    "distance_observation": known["observation"]["distance"],
     "distance_untrained": known["layer 1, untrained"]["distance"],
 }  # fmt: skip
 
 # %% [markdown]
 # ### Turn the agent round
 #
-# Take a direction of the first layer for the goal's place: the mean activation with the goal at cell g, less the mean over
-# all goals, at any agent cell. In a walk, subtract the direction of the true goal and add that of an imagined one, at every step.
-# Where does the agent end up? Controls: nothing added, the direction of equal length with its units shuffled, only
-# subtracting (it should be lost), and the patch from the actual state (activations of the same agent cell with the imagined goal), an upper bound.
+# Take a direction of the first layer for the goal's place: the mean activation with the goal at cell g, less
+# the mean over all goals, at any agent cell. In a walk, subtract the direction of the true goal and add that
+# of an imagined one, at every step. Where does the agent end up? Controls: nothing added, the direction of
+# equal length with its units shuffled, only subtracting (it should be lost), and the patch from the actual
+# state (activations of the same agent cell with the imagined goal), an upper bound.
 
 # %%
 SITE = "hook_post.0"
@@ -203,7 +209,7 @@ def led(kind: str):
     def policy(seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if kind == "patched":
             pretended = seen.clone()
-            pretended[:, gridworld.GOAL] = F.one_hot(bank.goal[imagined], CELLS).float().unflatten(1, (SIZE, SIZE))
+            pretended[:, gridworld.GOAL] = F.one_hot(bank.goal[imagined], CELLS).float().view(-1, SIZE, SIZE)
             with torch.no_grad():
                 there = agent.run_with_cache(pretended, names_filter=SITE)[1][SITE]
             hook = (SITE, lambda value, hook: there)
@@ -217,13 +223,16 @@ def led(kind: str):
 outcome = {}
 for kind in ("none", "shuffled", "erased", "moved", "patched"):
     visited = walk(led(kind), bank, *start, steps=3 * SIZE)
-    true, fake = (visited == bank.goal[m][:, None] for m in (start[0], imagined))
-    outcome[kind] = {"true goal": true.any(1).float().mean().item(), "imagined goal": fake.any(1).float().mean().item()}
+    outcome[kind] = {
+        name: (visited == bank.goal[maze][:, None]).any(1).float().mean().item()
+        for name, maze in (("true goal", start[0]), ("imagined goal", imagined))
+    }
 with torch.no_grad():
     noop = (led("none")(planes[cases])[0] - logits[cases]).abs().max().item()
 metrics |= {
     "imagined_moved": outcome["moved"]["imagined goal"], "imagined_none": outcome["none"]["imagined goal"],
-    "imagined_shuffled": outcome["shuffled"]["imagined goal"], "imagined_patched": outcome["patched"]["imagined goal"],
+    "imagined_shuffled": outcome["shuffled"]["imagined goal"],
+    "imagined_patched": outcome["patched"]["imagined goal"],
     "true_none": outcome["none"]["true goal"], "true_erased": outcome["erased"]["true goal"],
     "true_moved": outcome["moved"]["true goal"], "noop_change": noop,
 }  # fmt: skip
@@ -241,8 +250,8 @@ plots.loss_curves(
 axes[0].set_xlabel("round")
 plots.heatmap(
     axes[1], torch.tensor([[known[site][name] for name in targets] for site in sites]).clamp(min=0),
-    "Held-out R squared of a linear readout", x_ticks=[n.replace(" ", "\n") for n in targets], y_ticks=list(sites),
-    limits=(0, 1), numbers=True, bar=False,
+    "Held-out R squared of a linear readout", x_ticks=[n.replace(" ", "\n") for n in targets],
+    y_ticks=list(sites), limits=(0, 1), numbers=True, bar=False,
 )  # fmt: skip
 for offset, what in enumerate(("true goal", "imagined goal")):
     values = [found[what] for found in outcome.values()]
@@ -255,13 +264,14 @@ axes[2].margins(y=0.2)
 plots.label(axes[2], "The goal moved inside the agent", "edit of the first layer", "share of walks that pass")
 second = layers_of(agent)["layer 1"]
 effect = (second.std(0) * agent.policy.weight.detach().norm(dim=0)).topk(1).indices.item()
+top = second[:, effect].max().item()
 shown_goals = [int(bank.goal[i]) for i in (len(goals) // 5, len(goals) // 2, 4 * len(goals) // 5)]
 for ax, g in zip(axes[3:], shown_goals, strict=True):
     picture = torch.full((CELLS,), float("nan"))
     here = goal_cell == g
     picture[agent_cell[here].cpu()] = second[here, effect].cpu()
-    plots.heatmap(ax, picture.reshape(SIZE, SIZE), f"Unit {effect} of layer 1, goal at the cross", x="agent's column",
-                  y="agent's row", limits=(0, second[:, effect].max().item()))  # fmt: skip
+    plots.heatmap(ax, picture.reshape(SIZE, SIZE), f"Unit {effect} of layer 1, goal at the cross",
+                  x="agent's column", y="agent's row", limits=(0, top))  # fmt: skip
     ax.plot(g % SIZE, g // SIZE, "X", color=plots.COLOURS[1], markersize=11, markeredgecolor="white")
     ax.set_facecolor("0.75")
     ax.set_aspect("equal")

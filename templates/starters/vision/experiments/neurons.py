@@ -111,8 +111,8 @@ metrics = {
 # grating's phase, and the size of the swing is the kernel's Fourier transform at the grating's frequency:
 # the tuning curve can be read off the weights. Both ways must agree.
 #
-# Then the control that is easily forgotten. Random kernels prefer some orientation too (Ringach et al. 2002 define
-# the measure, one minus circular variance). What random kernels are not is *smooth*.
+# Then the control that is easily forgotten. Random kernels prefer some orientation too (Ringach et al. 2002
+# define the measure, one minus circular variance). What random kernels are not is *smooth*.
 
 # %%
 stripes, angle = digits.gratings(angles=24, phases=16, period=4.0)
@@ -146,9 +146,11 @@ def smoothness(model: Classifier) -> float:
 curves = {"trained": tuning(net), "untrained": tuning(untrained)}
 sharp = {name: digits.selectivity(curve, angle)[0] for name, curve in curves.items()}  # [channel]
 several = [Classifier(SEED + 200 + i).to(device) for i in range(20)]
-metrics["tuning_error"] = ((curves["trained"] - tuning_from_weights(net)).abs().max() / curves["trained"].max()).item()
+gap = (curves["trained"] - tuning_from_weights(net)).abs().max()
+metrics["tuning_error"] = (gap / curves["trained"].max()).item()
 metrics["selectivity"] = sharp["trained"].mean().item()
-metrics["selectivity_untrained"] = torch.stack([digits.selectivity(tuning(m), angle)[0] for m in several]).mean().item()
+by_chance = torch.stack([digits.selectivity(tuning(model), angle)[0] for model in several])
+metrics["selectivity_untrained"] = by_chance.mean().item()
 metrics["smoothness"] = smoothness(net)
 metrics["smoothness_untrained"] = sum(smoothness(m) for m in several) / len(several)
 
@@ -156,11 +158,12 @@ metrics["smoothness_untrained"] = sum(smoothness(m) for m in several) / len(seve
 # ### Optimised pictures: whom do they convince?
 #
 # Gradient ascent on a class logit finds a picture that this network takes for the digit. Without
-# regularisation the picture may be noise. Moving it about by a pixel at each step, blurring it, and charging for
-# ink make it smoother. The judge, a network that had no part in it, says whether it shows the digit, and we
-# correlate it with the mean of the digit's real pictures. Controls: no regularisation, and the same procedure
-# on the untrained network (ink is free there, as its logits are too small to pay for any). Of 64 pixels even the plain picture has so few that it convinces the judge:
-# what regularisation changes at this size is the looks.
+# regularisation the picture may be noise. Moving it about by a pixel at each step, blurring it, and charging
+# for ink make it smoother. The judge, a network that had no part in it, says whether it shows the digit, and
+# we correlate it with the mean of the digit's real pictures. Controls: no regularisation, and the same
+# procedure on the untrained network (ink is free there, as its logits are too small to pay for any). Of 64
+# pixels even the plain picture has so few that it convinces the judge: what regularisation changes at this
+# size is the looks.
 
 # %%
 soft = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]], device=device)[None, None] / 16
@@ -193,7 +196,8 @@ drawn = {
     "untrained net": ascend(untrained, own_class, 10, True, ink=0),
 }
 with torch.no_grad():
-    own = {name: (net(p).argmax(-1) == torch.arange(10, device=device)).float().mean().item() for name, p in drawn.items()}
+    wanted = torch.arange(10, device=device)
+    own = {name: (net(p).argmax(-1) == wanted).float().mean().item() for name, p in drawn.items()}
     seen = {name: judge(p).softmax(-1).diagonal().mean().item() for name, p in drawn.items()}
 prototypes = torch.stack([data.train[data.train_labels == digit].mean(0) for digit in range(10)]).flatten(1)
 
@@ -205,8 +209,9 @@ def likeness(pictures: torch.Tensor) -> float:
 
 
 like = {name: likeness(pictures) for name, pictures in drawn.items()}
-metrics |= {f"like_{key}": like[name] for key, name in zip(("regularised", "plain", "untrained"), drawn)}
 metrics |= {
+    "like_regularised": like["regularised"], "like_plain": like["not regularised"],
+    "like_untrained": like["untrained net"],
     "own_plain": own["not regularised"], "judge_regularised": seen["regularised"],
     "judge_plain": seen["not regularised"], "judge_untrained": seen["untrained net"],
 }  # fmt: skip
@@ -214,10 +219,11 @@ metrics |= {
 # %% [markdown]
 # ### Examples, and what the channel is for
 #
-# For each channel of the last convolution: the pictures that excite it most, and an optimised picture. Both only
-# suggest what it is for. So we ablate (set to their mean over pictures) the channels that speak most for one digit, by
-# weight times activation, and count how many of its pictures are still recognised. Controls: as many other channels at
-# random, ablating nothing, and the other digits: were the channels for this digit alone, those would not suffer.
+# For each channel of the last convolution: the pictures that excite it most, and an optimised picture. Both
+# only suggest what it is for. So we ablate (set to their mean over pictures) the channels that speak most for
+# one digit, by weight times activation, and count how many of its pictures are still recognised. Controls: as
+# many other channels at random, ablating nothing, and the other digits: were the channels for this digit
+# alone, those would not suffer.
 
 # %%
 with torch.no_grad():
@@ -300,14 +306,15 @@ for place, (name, model) in enumerate(kernels.items()):
                   signed=True, limits=(-1, 1), bar=False)  # fmt: skip
     axes[place].set(xticks=[], yticks=[], aspect="equal")
 degrees = angle.cpu() * 180 / torch.pi
-loud = curves["trained"].amax(0) >= curves["trained"].amax(0).median()  # a faint channel can be sharp by accident
+peak = curves["trained"].amax(0)
+loud = peak >= peak.median()  # a faint channel can be sharp by accident
 chosen = (sharp["trained"] * loud).topk(4).indices.tolist()
 for index, channel in enumerate(chosen):
     axes[2].plot(degrees, curves["trained"][:, channel].cpu(), color=plots.COLOURS[index],
                  linestyle=plots.STYLES[index], label=f"channel {channel}")  # fmt: skip
 axes[2].plot(degrees, tuning_from_weights(net)[:, chosen].cpu(), ".", color="0.3", markersize=3)
 axes[2].legend(fontsize=7.5, frameon=False)
-plots.label(axes[2], "Sharpest tuning; dots: from the weights", "orientation of stripes (degrees)", "amplitude")
+plots.label(axes[2], "Sharpest tuning; dots: from the weights", "orientation of stripes (°)", "amplitude")
 plots.bars(
     axes[3], {"regularised": seen["regularised"], "plain": seen["not regularised"],
               "untrained": seen["untrained net"]},
@@ -330,7 +337,7 @@ run.save(fig, "filters")
 fig, axes = plots.figure(1, 1, "Channels of the last convolution", size=(7.0, 6.2))
 show = best_example.topk(8).indices.tolist()
 strips = torch.cat([torch.cat([units[c : c + 1, 0], data.test[top[:, c], 0]]) for c in show])
-plots.heatmap(axes[0], sheet(strips, 10), "Optimised (left), and the nine test pictures that excite each most",
+plots.heatmap(axes[0], sheet(strips, 10), "Optimised (left), and the nine strongest test pictures",
               limits=(0, 1), bar=False)  # fmt: skip
 axes[0].axvline(8, color=plots.COLOURS[1], linewidth=2)
 axes[0].set(xticks=[], aspect="equal")

@@ -10,11 +10,11 @@ Results, figures and the settings of the run land in results/<time>-seed<seed>/.
 # %% [markdown]
 # ## A transformer that reads 16 patches
 #
-# A vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929) cuts the picture into patches and reads them as
-# a sentence without a mask; a class token collects what it needs. So the methods for language models apply:
-# exact shares of a logit, attention, ablation, patching between two inputs. Four questions: which parts write the
-# decision, where does the class token look and does it need to, which heads matter, and at which depth does the
-# decision pass from the patches to the class token?
+# A vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929) cuts the picture into patches and reads
+# them as a sentence without a mask; a class token collects what it needs. So the methods for language models
+# apply: exact shares of a logit, attention, ablation, patching between two inputs. Four questions: which
+# parts write the decision, where does the class token look and does it need to, which heads matter, and at
+# which depth does the decision pass from the patches to the class token?
 #
 # The data: 1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn (Alpaydin and Kaynak, UCI,
 # 1998, CC BY 4.0). Nothing is downloaded.
@@ -51,8 +51,9 @@ PATCHES, D_HEAD = ACROSS**2, D_MODEL // HEADS
 # %% [markdown]
 # ### The model, with the hook names that TransformerLens uses
 #
-# Plain PyTorch with `HookPoint`s, so `run_with_cache` and `run_with_hooks` work. Without LayerNorm the logits are an
-# exact sum of what each part wrote to the class token, which we check below. Position 0 is the class token.
+# Plain PyTorch with `HookPoint`s, so `run_with_cache` and `run_with_hooks` work. Without LayerNorm the logits
+# are an exact sum of what each part wrote to the class token, which we check below. Position 0 is the class
+# token.
 
 
 # %%
@@ -123,8 +124,8 @@ with torch.no_grad():
 # %% [markdown]
 # ### Exact shares: who writes the logit of the right digit?
 #
-# The class token's stream is a sum: its embedding, each head, each MLP. Times the class weights (centred, so that only
-# differences between digits count) these are shares of the logit, and they add up.
+# The class token's stream is a sum: its embedding, each head, each MLP. Times the class weights (centred, so
+# that only differences between digits count) these are shares of the logit, and they add up.
 
 # %%
 with torch.no_grad():
@@ -145,9 +146,9 @@ metrics["last_mlp_share"] = mean_share[f"MLP {LAYERS - 1}"] / sum(mean_share.val
 # %% [markdown]
 # ### Where the class token looks, and whether it needs to
 #
-# Attention of the class token over the patches, against the ink in them. A map says where a head looks, not that it
-# matters: so we cut off the patches with the most attention (over all heads, from the class token only), and compare with
-# as many patches at random and as many with the least.
+# Attention of the class token over the patches, against the ink in them. A map says where a head looks, not
+# that it matters: so we cut off the patches with the most attention (over all heads, from the class token
+# only), and compare with as many patches at random and as many with the least.
 
 # %%
 CUT = PATCHES // 4
@@ -182,9 +183,9 @@ metrics |= {
 # %% [markdown]
 # ### Which heads matter: mean ablation
 #
-# A head's output is replaced by its mean over test pictures, at every token, and the accuracy that is lost is set beside the
-# head's exact share of the logit. Then the heads of each layer that matter most go together, against as many others at random,
-# and against ablating a head that was replaced by itself.
+# A head's output is replaced by its mean over test pictures, at every token, and the accuracy that is lost is
+# set beside the head's exact share of the logit. Then the heads of each layer that matter most go together,
+# against as many others at random, and against ablating a head that was replaced by itself.
 
 # %%
 means = [cache[f"blocks.{layer}.hook_z"].mean(0) for layer in range(LAYERS)]  # [token, head, d_head]
@@ -218,15 +219,16 @@ metrics |= {
 }
 unchanged = [(name, lambda value, hook: value.clone()) for name in cache if name.endswith("hook_z")]
 with torch.no_grad():
-    metrics["noop_change"] = (model.run_with_hooks(data.test, fwd_hooks=unchanged) - logits).abs().max().item()
+    again = model.run_with_hooks(data.test, fwd_hooks=unchanged)
+metrics["noop_change"] = (again - logits).abs().max().item()
 
 # %% [markdown]
 # ### Patching: when does the decision pass from the patches to the class token?
 #
-# Pairs of test pictures of different digits, both classified right. Run picture B, put in the stream of picture A at some
-# tokens and some depth, and see how far the logit difference moves from B's (0) to A's (1). All tokens must give exactly 1. The
-# digits fill the same frame, so patches are aligned. Control: a random quarter of the patches, and another
-# picture of B's own digit.
+# Pairs of test pictures of different digits, both classified right. Run picture B, put in the stream of
+# picture A at some tokens and some depth, and see how far the logit difference moves from B's (0) to A's (1).
+# All tokens must give exactly 1. The digits fill the same frame, so patches are aligned. Control: a random
+# quarter of the patches, and another picture of B's own digit.
 
 # %%
 right = (logits.argmax(-1) == data.test_labels).nonzero()[:, 0]
@@ -259,11 +261,13 @@ def moved(source: torch.Tensor, layer: int, tokens: torch.Tensor | slice) -> tor
 
 
 quarter = 1 + torch.randperm(PATCHES, generator=chooser)[:CUT]
+cases = {
+    "class token": (a, slice(0, 1)), "all patches": (a, slice(1, None)), "a quarter of them": (a, quarter),
+    "B's digit, patches": (sibling, slice(1, None)),
+}  # fmt: skip
 curves = {
-    "class token": [moved(a, layer, slice(0, 1)).mean().item() for layer in range(LAYERS + 1)],
-    "all patches": [moved(a, layer, slice(1, None)).mean().item() for layer in range(LAYERS + 1)],
-    "a quarter of them": [moved(a, layer, quarter).mean().item() for layer in range(LAYERS + 1)],
-    "B's digit, patches": [moved(sibling, layer, slice(1, None)).mean().item() for layer in range(LAYERS + 1)],
+    name: [moved(source, layer, tokens).mean().item() for layer in range(LAYERS + 1)]
+    for name, (source, tokens) in cases.items()
 }
 middle = LAYERS // 2 if LAYERS > 1 else LAYERS
 metrics |= {
@@ -287,11 +291,11 @@ plots.bars(
 lost = torch.tensor([[damage[layer, head] for head in range(HEADS)] for layer in range(LAYERS)])
 plots.head_scores(axes[1], lost, "Accuracy lost when a head is mean-ablated")
 for index, (name, curve) in enumerate(curves.items()):
-    axes[2].plot(range(LAYERS + 1), curve, marker="o", color=plots.COLOURS[index], linestyle=plots.STYLES[index],
-                 label=name)  # fmt: skip
+    axes[2].plot(range(LAYERS + 1), curve, marker="o", color=plots.COLOURS[index],
+                 linestyle=plots.STYLES[index], label=name)  # fmt: skip
 axes[2].set_xticks(range(LAYERS + 1), [f"before\nblock {n}" for n in range(LAYERS)] + ["end"])
 axes[2].legend(fontsize=7.5, frameon=False)
-plots.label(axes[2], "Patched from a picture of another digit", "stream patched", "logit difference moved (0 to 1)")
+plots.label(axes[2], "Patched from a picture of another digit", "stream patched", "share moved (0 to 1)")
 plots.bars(
     axes[3], {"most": metrics["cut_most"], "random": metrics["cut_random"], "least": metrics["cut_least"],
               "none": metrics["cut_none"]},
@@ -303,22 +307,24 @@ plots.bars(
               "bottom half": metrics["bottom_half_ablated"], "all": metrics["all_ablated"]},
     "Heads mean-ablated (guessing: 0.1)", y="accuracy", highlight=["top half"],
 )  # fmt: skip
-plots.heatmap(axes[5], by_patch.unflatten(0, (ACROSS, ACROSS)), "One patch at a time, before block 0", x="column",
-              y="row", signed=True, numbers=True)  # fmt: skip
+plots.heatmap(axes[5], by_patch.unflatten(0, (ACROSS, ACROSS)), "One patch at a time, before block 0",
+              x="column", y="row", signed=True, numbers=True)  # fmt: skip
 axes[5].set_aspect("equal")
 run.save(fig, "decision")
 
 # %%
 per_head = looked.permute(1, 0, 2, 3).flatten(1, 2)  # [image, head of all layers, patch]
-fig, axes = plots.figure(4, 1 + len(every_head), "Where each head's class token looks", size=(1.35 * (1 + len(every_head)), 6.2))
+wide = 1 + len(every_head)
+fig, axes = plots.figure(4, wide, "Where each head's class token looks", size=(1.35 * wide, 6.2))
 for row in range(4):
     image = int((data.test_labels == 2 * row + 1).nonzero()[0])
-    for column, ax in enumerate(axes[row * (1 + len(every_head)) : (row + 1) * (1 + len(every_head))]):
+    for column, ax in enumerate(axes[row * wide : (row + 1) * wide]):
         if column == 0:
             ax.imshow(data.test[image, 0].cpu(), cmap="gray_r", vmin=0, vmax=1)
             ax.set_title("picture" if row == 0 else "", fontsize=8)
         else:
-            ax.imshow(per_head[image, column - 1].cpu().reshape(ACROSS, ACROSS), cmap="cividis", vmin=0, vmax=0.5)
+            looks = per_head[image, column - 1].cpu().reshape(ACROSS, ACROSS)
+            ax.imshow(looks, cmap="cividis", vmin=0, vmax=0.5)
             layer, head = every_head[column - 1]
             ax.set_title(f"head {layer}.{head}" if row == 0 else "", fontsize=8)
         ax.set(xticks=[], yticks=[])
