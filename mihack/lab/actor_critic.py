@@ -38,7 +38,7 @@ class Rollout:
 @torch.no_grad()
 def rollout(policy: Policy, grid: Grid, steps: int) -> Rollout:
     """Let the agents act for ``steps`` steps, drawing actions from the policy."""
-    rows: list[tuple[Tensor, ...]] = []
+    rows: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]] = []
     values = []
     for _ in range(steps):
         planes = grid.observe()
@@ -51,8 +51,8 @@ def rollout(policy: Policy, grid: Grid, steps: int) -> Rollout:
         rows.append((planes, action, chosen, *grid.step(action), counted))
         values.append(value)
     values.append(policy(grid.observe())[1])
-    planes, action, chosen, reward, done, counted = map(torch.stack, zip(*rows, strict=True))
-    return Rollout(planes, action, chosen, reward, done, counted, torch.stack(values))
+    planes, action, log_prob, reward, done, counted = map(torch.stack, zip(*rows, strict=True))
+    return Rollout(planes, action, log_prob, reward, done, counted, torch.stack(values))
 
 
 def advantages(seen: Rollout, discount: float, decay: float) -> Float[Tensor, "step agent"]:

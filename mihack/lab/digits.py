@@ -2,8 +2,8 @@
 
 The pictures come with scikit-learn (``load_digits``, BSD-3-Clause, nothing is downloaded): 1,797 scans of
 the test half of "Optical Recognition of Handwritten Digits" by E. Alpaydin and C. Kaynak (UCI Machine
-Learning Repository, 1998, doi 10.24432/C50P49, CC BY 4.0).  Drawn stimuli (gratings) let one ask
-what a unit responds to without any digit in the way.
+Learning Repository, 1998, doi 10.24432/C50P49, CC BY 4.0).  Drawn stimuli (gratings, lines, arcs, blobs)
+let one ask what a unit responds to without any digit in the way.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def load(seed: int, device: torch.device, held_out: float = 0.25) -> Digits:
     images = torch.as_tensor(data.images).float().div(16).unsqueeze(1).to(device)
     labels = torch.as_tensor(data.target).long().to(device)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(device)
-    test, train = order[: int(held_out * len(order))], order[int(held_out * len(order)) :]
+    test, train = order.tensor_split([int(held_out * len(order))])
     return Digits(images[train], labels[train], images[test], labels[test])
 
 
@@ -58,11 +58,51 @@ def gratings(
     """
     angle = torch.arange(angles) * math.pi / angles
     phase = torch.arange(phases) * 2 * math.pi / phases
-    place = torch.arange(SIZE) - (SIZE - 1) / 2
-    rows, columns = torch.meshgrid(place, place, indexing="ij")
+    rows, columns = _across()
     across = angle.cos()[:, None, None] * rows + angle.sin()[:, None, None] * columns
     wave = torch.sin(2 * math.pi * across[:, None] / period + phase[None, :, None, None])
     return 0.5 + 0.5 * wave, angle
+
+
+def _across() -> tuple[Float[Tensor, "row column"], Float[Tensor, "row column"]]:
+    """Rows and columns of the pixels, counted from the middle of the picture."""
+    place = torch.arange(SIZE) - (SIZE - 1) / 2
+    rows, columns = torch.meshgrid(place, place, indexing="ij")
+    return rows, columns
+
+
+def lines(
+    angles: int, offsets: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0), length: float = 7.0
+) -> Float[Tensor, "angle offset row column"]:
+    """Straight strokes about one pixel wide, at orientations over half a turn; 0 is horizontal.
+
+    ``offsets``: how far beside the middle they lie, and ``length``, both in pixels.  By half a pixel, since a
+    stroke between two rows of pixels is fainter than one along a row.
+    """
+    rows, columns = _across()
+    angle = torch.arange(angles)[:, None, None, None] * math.pi / angles
+    along = columns * angle.cos() + rows * angle.sin()
+    beside = rows * angle.cos() - columns * angle.sin() - torch.tensor(offsets)[:, None, None]
+    past = (along.abs() - length / 2).clamp(min=0)
+    return (1.1 - torch.hypot(beside, past)).clamp(0, 1)
+
+
+def arcs(
+    angles: int, radii: tuple[float, ...] = (1.75, 2.25, 3.0), length: float = 7.0
+) -> Float[Tensor, "angle radius row column"]:
+    """The same strokes bent to a radius (pixels), centred in the picture (to a quarter of a pixel).
+
+    Orientations are spread over a whole turn: an arc bulges to the right (0), down, to the left, or up.
+    """
+    rows, columns = _across()
+    angle = torch.arange(angles)[:, None, None, None] * 2 * math.pi / angles
+    radius = torch.tensor(radii)[:, None, None]
+    half = (length / 2 / radius).clamp(max=0.95 * math.pi)  # radians to each side of the bulge
+    inward = radius * half.sin() / half  # from the circle's centre to the arc's centre of mass
+    x, y = columns + inward * angle.cos(), rows + inward * angle.sin()
+    turn = (torch.atan2(y, x) - angle + math.pi) % (2 * math.pi) - math.pi  # from the bulge
+    past = (turn.abs() - half).clamp(min=0) * radius
+    return (1.1 - torch.hypot(torch.hypot(x, y) - radius, past)).clamp(0, 1)
 
 
 def selectivity(

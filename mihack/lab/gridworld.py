@@ -49,7 +49,7 @@ class Mazes:
         """What an agent at ``cell`` of ``maze`` sees."""
         cells = self.size**2
         seen = [self.walls[maze], F.one_hot(self.goal[maze], cells), F.one_hot(cell, cells)]
-        return torch.stack([plane.float() for plane in seen], 1).reshape(-1, 3, self.size, self.size)
+        return torch.stack([plane.float() for plane in seen], dim=1).view(-1, 3, self.size, self.size)
 
     def states(self) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
         """Every (maze, cell) from which the goal can be reached and is not reached yet."""
@@ -76,8 +76,8 @@ class Mazes:
 
 def flood(walls: Bool[Tensor, "maze cell"], goal: Int[Tensor, "maze"], size: int) -> Int[Tensor, "maze cell"]:
     """Steps from each cell to the goal along free cells; FAR where there is no way."""
-    free = ~walls.reshape(-1, size, size)
-    reached = F.one_hot(goal, size**2).bool().reshape(-1, size, size)
+    free = ~walls.view(-1, size, size)
+    reached = F.one_hot(goal, size**2).bool().view(-1, size, size)
     distance = torch.full(reached.shape, FAR, device=walls.device)
     distance[reached] = 0
     for step in range(1, size**2):

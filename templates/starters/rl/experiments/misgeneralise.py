@@ -121,8 +121,8 @@ for name, variety in VARIETY.items():
         return {"success": reaches(agent, bank, states, bank.goal[states[0]]).float().mean().item()}
 
     histories[name] = learn(
-        agents[name], grid, steps=STEPS, lr=LR, batches=4, evaluate=evaluate, every=max(1,
-            STEPS // 8), label=name
+        agents[name], grid, steps=STEPS, lr=LR, batches=4, evaluate=evaluate,
+        every=max(1, STEPS // 8), label=name,
     )  # fmt: skip
 agents["untrained"] = Agent(SEED + 1).to(device).eval()
 
@@ -130,9 +130,8 @@ agents["untrained"] = Agent(SEED + 1).to(device).eval()
 # ### A forecast, from training mazes alone
 #
 # In mazes with the coin in its corner, wipe the coin off its plane. An agent whose decision rests on the coin
-# must change its action logits; one that goes to the corner anyhow must not. Control: wipe
-# one wall off the other plane instead, which any agent that walks well has to notice. (Occlusion, the
-# plainest saliency.)
+# must change its action logits; one that goes to the corner anyhow must not. Control: wipe one wall off the
+# other plane instead, which any agent that walks well has to notice. (Occlusion, the plainest saliency.)
 
 # %%
 planes = usual.planes(*train_like)
@@ -216,12 +215,11 @@ def centred(values: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
 
 
 def placed(template: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-    """The template [channel, row, column] with its middle on ``cell``: [state, channel, row, column]."""
+    """The template with its middle on ``cell`` [state]: [state, channel, row, column]."""
     down, right = SIZE - 1 - cell // SIZE, SIZE - 1 - cell % SIZE
     span = torch.arange(SIZE, device=device)
-    return template[:, (down[:, None] + span)[:, :, None], (right[:, None] + span)[:, None, :]].transpose(
-        0, 1
-    )
+    rows, columns = (down[:, None] + span)[:, :, None], (right[:, None] + span)[:, None, :]
+    return template[:, rows, columns].transpose(0, 1)
 
 
 @torch.no_grad()
@@ -296,9 +294,8 @@ axes[1].legend(fontsize=8, frameon=False)
 plots.label(axes[1], "Coin moved: which is reached?", "trained with the coin in", "share of walks")
 for index, name in enumerate(agents):
     axes[2].plot(forecast[name]["coin"], coin[name], "o", color=plots.COLOURS[index])
-    axes[2].annotate(
-        name, (forecast[name]["coin"], coin[name]), fontsize=8, xytext=(5, -3), textcoords="offset points"
-    )
+    axes[2].annotate(name, (forecast[name]["coin"], coin[name]), fontsize=8, xytext=(5, -3),
+                     textcoords="offset points")  # fmt: skip
 axes[2].margins(x=0.25, y=0.12)
 plots.label(axes[2], "Forecast from training mazes, and outcome", "change when the coin is wiped off (nats)",
             "share of walks that reach a moved coin")  # fmt: skip
@@ -307,9 +304,8 @@ for offset, name in enumerate(("corner", "anywhere")):
     drawn = axes[3].bar([i + 0.4 * offset - 0.2 for i in range(len(kinds))], values, width=0.38,
                         color=plots.COLOURS[offset], label=f"trained with: {name}")  # fmt: skip
     axes[3].bar_label(drawn, fmt="%.2f", fontsize=7)
-axes[3].set_xticks(range(len(kinds)), ["no edit", "channels\nshuffled", "whole\ntemplate",
-    f"{CHANNELS // 4}\nchannels",
-                                       "the\nothers"])  # fmt: skip
+names = ["no edit", "channels\nshuffled", "whole\ntemplate", f"{CHANNELS // 4}\nchannels", "the\nothers"]
+axes[3].set_xticks(range(len(kinds)), names)
 axes[3].legend(fontsize=8, frameon=False)
 plots.label(axes[3], "Coin moved inside the agent", "template used", "share of walks that pass the fake coin")
 for index, (name, values) in enumerate(by_depth.items()):
@@ -318,9 +314,7 @@ for index, (name, values) in enumerate(by_depth.items()):
 plots.levels(axes[4], {"no edit": edits["anywhere", "none"]})
 axes[4].set(xticks=[1, 2, 3], ylim=(0, 1))
 axes[4].legend(fontsize=8, frameon=False)
-plots.label(
-    axes[4], "The whole template, by depth", "after convolution", "share of walks that pass the fake coin"
-)
+plots.label(axes[4], "The whole template, by depth", "after convolution", "walks that pass the fake coin")
 far = (moved.distance[test] > 4) & (to_corner[test] > 3)
 shown = (test[0][far][:1], test[1][far][:1])
 picture = moved.walls[shown[0][0]].float().reshape(SIZE, SIZE).cpu()

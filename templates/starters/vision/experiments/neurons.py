@@ -146,13 +146,11 @@ def smoothness(model: Classifier) -> float:
 curves = {"trained": tuning(net), "untrained": tuning(untrained)}
 sharp = {name: digits.selectivity(curve, angle)[0] for name, curve in curves.items()}  # [channel]
 several = [Classifier(SEED + 200 + i).to(device) for i in range(20)]
-metrics["tuning_error"] = (
-    (curves["trained"] - tuning_from_weights(net)).abs().max() / curves["trained"].max()
-).item()
+gap = (curves["trained"] - tuning_from_weights(net)).abs().max()
+metrics["tuning_error"] = (gap / curves["trained"].max()).item()
 metrics["selectivity"] = sharp["trained"].mean().item()
-metrics["selectivity_untrained"] = (
-    torch.stack([digits.selectivity(tuning(m), angle)[0] for m in several]).mean().item()
-)
+by_chance = torch.stack([digits.selectivity(tuning(model), angle)[0] for model in several])
+metrics["selectivity_untrained"] = by_chance.mean().item()
 metrics["smoothness"] = smoothness(net)
 metrics["smoothness_untrained"] = sum(smoothness(m) for m in several) / len(several)
 
@@ -198,10 +196,8 @@ drawn = {
     "untrained net": ascend(untrained, own_class, 10, True, ink=0),
 }
 with torch.no_grad():
-    own = {
-        name: (net(p).argmax(-1) == torch.arange(10, device=device)).float().mean().item()
-        for name, p in drawn.items()
-    }
+    wanted = torch.arange(10, device=device)
+    own = {name: (net(p).argmax(-1) == wanted).float().mean().item() for name, p in drawn.items()}
     seen = {name: judge(p).softmax(-1).diagonal().mean().item() for name, p in drawn.items()}
 prototypes = torch.stack([data.train[data.train_labels == digit].mean(0) for digit in range(10)]).flatten(1)
 
@@ -213,9 +209,9 @@ def likeness(pictures: torch.Tensor) -> float:
 
 
 like = {name: likeness(pictures) for name, pictures in drawn.items()}
-kinds = ("regularised", "plain", "untrained")
-metrics |= {f"like_{key}": like[name] for key, name in zip(kinds, drawn, strict=True)}
 metrics |= {
+    "like_regularised": like["regularised"], "like_plain": like["not regularised"],
+    "like_untrained": like["untrained net"],
     "own_plain": own["not regularised"], "judge_regularised": seen["regularised"],
     "judge_plain": seen["not regularised"], "judge_untrained": seen["untrained net"],
 }  # fmt: skip
@@ -310,18 +306,15 @@ for place, (name, model) in enumerate(kernels.items()):
                   signed=True, limits=(-1, 1), bar=False)  # fmt: skip
     axes[place].set(xticks=[], yticks=[], aspect="equal")
 degrees = angle.cpu() * 180 / torch.pi
-loud = (
-    curves["trained"].amax(0) >= curves["trained"].amax(0).median()
-)  # a faint channel can be sharp by accident
+peak = curves["trained"].amax(0)
+loud = peak >= peak.median()  # a faint channel can be sharp by accident
 chosen = (sharp["trained"] * loud).topk(4).indices.tolist()
 for index, channel in enumerate(chosen):
     axes[2].plot(degrees, curves["trained"][:, channel].cpu(), color=plots.COLOURS[index],
                  linestyle=plots.STYLES[index], label=f"channel {channel}")  # fmt: skip
 axes[2].plot(degrees, tuning_from_weights(net)[:, chosen].cpu(), ".", color="0.3", markersize=3)
 axes[2].legend(fontsize=7.5, frameon=False)
-plots.label(
-    axes[2], "Sharpest tuning; dots: from the weights", "orientation of stripes (degrees)", "amplitude"
-)
+plots.label(axes[2], "Sharpest tuning; dots: from the weights", "orientation of stripes (°)", "amplitude")
 plots.bars(
     axes[3], {"regularised": seen["regularised"], "plain": seen["not regularised"],
               "untrained": seen["untrained net"]},
@@ -344,8 +337,7 @@ run.save(fig, "filters")
 fig, axes = plots.figure(1, 1, "Channels of the last convolution", size=(7.0, 6.2))
 show = best_example.topk(8).indices.tolist()
 strips = torch.cat([torch.cat([units[c : c + 1, 0], data.test[top[:, c], 0]]) for c in show])
-plots.heatmap(axes[0], sheet(strips, 10),
-    "Optimised (left), and the nine test pictures that excite each most",
+plots.heatmap(axes[0], sheet(strips, 10), "Optimised (left), and the nine strongest test pictures",
               limits=(0, 1), bar=False)  # fmt: skip
 axes[0].axvline(8, color=plots.COLOURS[1], linewidth=2)
 axes[0].set(xticks=[], aspect="equal")

@@ -219,9 +219,8 @@ metrics |= {
 }
 unchanged = [(name, lambda value, hook: value.clone()) for name in cache if name.endswith("hook_z")]
 with torch.no_grad():
-    metrics["noop_change"] = (
-        (model.run_with_hooks(data.test, fwd_hooks=unchanged) - logits).abs().max().item()
-    )
+    again = model.run_with_hooks(data.test, fwd_hooks=unchanged)
+metrics["noop_change"] = (again - logits).abs().max().item()
 
 # %% [markdown]
 # ### Patching: when does the decision pass from the patches to the class token?
@@ -262,13 +261,13 @@ def moved(source: torch.Tensor, layer: int, tokens: torch.Tensor | slice) -> tor
 
 
 quarter = 1 + torch.randperm(PATCHES, generator=chooser)[:CUT]
+cases = {
+    "class token": (a, slice(0, 1)), "all patches": (a, slice(1, None)), "a quarter of them": (a, quarter),
+    "B's digit, patches": (sibling, slice(1, None)),
+}  # fmt: skip
 curves = {
-    "class token": [moved(a, layer, slice(0, 1)).mean().item() for layer in range(LAYERS + 1)],
-    "all patches": [moved(a, layer, slice(1, None)).mean().item() for layer in range(LAYERS + 1)],
-    "a quarter of them": [moved(a, layer, quarter).mean().item() for layer in range(LAYERS + 1)],
-    "B's digit, patches": [
-        moved(sibling, layer, slice(1, None)).mean().item() for layer in range(LAYERS + 1)
-    ],
+    name: [moved(source, layer, tokens).mean().item() for layer in range(LAYERS + 1)]
+    for name, (source, tokens) in cases.items()
 }
 middle = LAYERS // 2 if LAYERS > 1 else LAYERS
 metrics |= {
@@ -293,13 +292,10 @@ lost = torch.tensor([[damage[layer, head] for head in range(HEADS)] for layer in
 plots.head_scores(axes[1], lost, "Accuracy lost when a head is mean-ablated")
 for index, (name, curve) in enumerate(curves.items()):
     axes[2].plot(range(LAYERS + 1), curve, marker="o", color=plots.COLOURS[index],
-        linestyle=plots.STYLES[index],
-                 label=name)  # fmt: skip
+                 linestyle=plots.STYLES[index], label=name)  # fmt: skip
 axes[2].set_xticks(range(LAYERS + 1), [f"before\nblock {n}" for n in range(LAYERS)] + ["end"])
 axes[2].legend(fontsize=7.5, frameon=False)
-plots.label(
-    axes[2], "Patched from a picture of another digit", "stream patched", "logit difference moved (0 to 1)"
-)
+plots.label(axes[2], "Patched from a picture of another digit", "stream patched", "share moved (0 to 1)")
 plots.bars(
     axes[3], {"most": metrics["cut_most"], "random": metrics["cut_random"], "least": metrics["cut_least"],
               "none": metrics["cut_none"]},
@@ -311,27 +307,24 @@ plots.bars(
               "bottom half": metrics["bottom_half_ablated"], "all": metrics["all_ablated"]},
     "Heads mean-ablated (guessing: 0.1)", y="accuracy", highlight=["top half"],
 )  # fmt: skip
-plots.heatmap(axes[5], by_patch.unflatten(0, (ACROSS, ACROSS)),
-    "One patch at a time, before block 0", x="column",
-              y="row", signed=True, numbers=True)  # fmt: skip
+plots.heatmap(axes[5], by_patch.unflatten(0, (ACROSS, ACROSS)), "One patch at a time, before block 0",
+              x="column", y="row", signed=True, numbers=True)  # fmt: skip
 axes[5].set_aspect("equal")
 run.save(fig, "decision")
 
 # %%
 per_head = looked.permute(1, 0, 2, 3).flatten(1, 2)  # [image, head of all layers, patch]
-fig, axes = plots.figure(
-    4, 1 + len(every_head), "Where each head's class token looks", size=(1.35 * (1 + len(every_head)), 6.2)
-)
+wide = 1 + len(every_head)
+fig, axes = plots.figure(4, wide, "Where each head's class token looks", size=(1.35 * wide, 6.2))
 for row in range(4):
     image = int((data.test_labels == 2 * row + 1).nonzero()[0])
-    for column, ax in enumerate(axes[row * (1 + len(every_head)) : (row + 1) * (1 + len(every_head))]):
+    for column, ax in enumerate(axes[row * wide : (row + 1) * wide]):
         if column == 0:
             ax.imshow(data.test[image, 0].cpu(), cmap="gray_r", vmin=0, vmax=1)
             ax.set_title("picture" if row == 0 else "", fontsize=8)
         else:
-            ax.imshow(
-                per_head[image, column - 1].cpu().reshape(ACROSS, ACROSS), cmap="cividis", vmin=0, vmax=0.5
-            )
+            looks = per_head[image, column - 1].cpu().reshape(ACROSS, ACROSS)
+            ax.imshow(looks, cmap="cividis", vmin=0, vmax=0.5)
             layer, head = every_head[column - 1]
             ax.set_title(f"head {layer}.{head}" if row == 0 else "", fontsize=8)
         ax.set(xticks=[], yticks=[])
