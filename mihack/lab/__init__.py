@@ -35,6 +35,9 @@ they can be read and edited; what is here would only be in the way there.
     sae       sparse autoencoders and transcoders: ReLU, TopK, BatchTopK; saved as safetensors
     sae_training  their training loop, and what it does with dead latents
     dictionary_metrics  explained variance, L0, density, loss recovered, recovery of known features
+    digits    scikit-learn's 8 by 8 digits, and gratings, lines and arcs drawn at that size
+    gridworld mazes by the thousand, with the shortest way from every cell
+    actor_critic  a policy gradient short enough to read, and greedy walks
     superposition  how features share dimensions: shares, cosines, alignment, figures in the plane
     planted   activations with known features in superposition, in groups or under parents
     planted_circuit  a transformer written by hand, whose circuit is certain, with parts that mislead

@@ -232,13 +232,15 @@ metrics["noop_change"] = (again - logits).abs().max().item()
 
 # %%
 right = (logits.argmax(-1) == data.test_labels).nonzero()[:, 0]
+if len(data.test_labels[right].unique()) < 2:  # a model that has learned nothing: any pictures will do
+    right = torch.arange(len(logits), device=device)
 chooser = torch.Generator().manual_seed(SEED + 2)
 a = right[torch.randint(len(right), (8 * PAIRS,), generator=chooser).to(device)]
 b = right[torch.randint(len(right), (8 * PAIRS,), generator=chooser).to(device)]
 differ = (data.test_labels[a] != data.test_labels[b]).nonzero()[:PAIRS, 0]
 a, b = a[differ], b[differ]
 same = (data.test_labels[b][:, None] == data.test_labels[right]) & (b[:, None] != right)
-sibling = right[torch.multinomial(same.float().cpu(), 1, generator=chooser)[:, 0].to(device)]
+sibling = right[torch.multinomial(same.float().cpu() + 1e-9, 1, generator=chooser)[:, 0].to(device)]
 
 
 def moved(source: torch.Tensor, layer: int, tokens: torch.Tensor | slice) -> torch.Tensor:
