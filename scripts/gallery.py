@@ -34,7 +34,7 @@ SHOWN: dict[str, list[str]] = {
     "neuroscope": ["neurons"],
     "techniques": ["known-circuit"],
     "model-diff": ["finetune"],
-    "vision": ["neurons", "vit"],
+    "vision": ["neurons", "forming"],
     "rl": ["misgeneralise"],
 }
 HEAD = """# Gallery
