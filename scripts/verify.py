@@ -98,10 +98,16 @@ def prepared(index: Index, number: str, store: Path) -> Path:
     kinds = ("lab/", "models/", "texts/", "experiment.py")
     parts = {path: data for path, data in files.items() if path.startswith(kinds)}
     # every repo has them; none of them measures anything
-    for path in ("lab/__init__.py", "lab/comparison.py", "lab/results.py", "lab/runs.py"):
-        parts.pop(path, None)
-    for path in [path for path in parts if path.startswith("lab/report")]:
-        parts.pop(path)
+    for name in (
+        "__init__",
+        "comparison",
+        "interactive_page",
+        "report_page",
+        "report_text",
+        "results",
+        "runs",
+    ):
+        parts.pop(f"lab/{name}.py", None)
     # the expectations change nothing that is measured: a record is judged by them when it is read
     expected = json.loads(files["expected.json"])
     parts["knobs"] = json.dumps(expected["knobs"], sort_keys=True).encode()
@@ -243,6 +249,7 @@ def report(index: Index, records: list[dict[str, Any]], seeds: list[int]) -> str
     for record in records:
         by_problem.setdefault(record["problem"], []).append(record)
     met = sum(record["met"] for record in records)
+    absent = len(representatives(index)) * len(seeds) - len(records)
     lines = [
         "# Verification",
         "",
@@ -253,7 +260,8 @@ def report(index: Index, records: list[dict[str, Any]], seeds: list[int]) -> str
         "shows the same; on a busy one it shows more, and so does this, a little.",
         "",
         f"**{met} of {len(records)} runs met every expectation**, for {len(by_problem)} problems of "
-        f"{len(index.problems)}: those that have an experiment of their own.",
+        f"{len(index.problems)}: those that have an experiment of their own."
+        + (f" {absent} runs are still to be made." if absent else ""),
         "",
         "| problem | experiment | processor seconds, per seed | expectation | found, per seed | met |",
         "|---|---|---|---|---|---|",

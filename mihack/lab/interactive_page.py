@@ -136,8 +136,10 @@ function legend(scale, what) {
   const blue = `rgba(${BLUE},.6)`, orange = `rgba(${ORANGE},.6)`;
   const colours = scale.signed ? `${blue}, transparent, ${orange}` : `transparent, ${blue}`;
   const bar = make("span", {class: "bar", style: `background:linear-gradient(to right, ${colours})`});
-  return make("span", {class: "legend"}, what, scale.signed ? number(-scale.extreme) : "0", bar,
-    number(scale.extreme));
+  // in spans of their own: texts that touch would be one, with no gap between
+  const [name, low, high] = [what, scale.signed ? number(-scale.extreme) : "0", number(scale.extreme)]
+    .map((text) => make("span", {}, text));
+  return make("span", {class: "legend"}, name, low, bar, high);
 }
 
 function chooser(name, options, act) {

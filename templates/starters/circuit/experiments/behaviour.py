@@ -188,6 +188,8 @@ for layer, head in circuit:
 # means and see what the circuit does alone. Both against as many heads drawn at random from all.
 
 # %%
+if len(circuit) == len(everything):
+    sys.exit(f"HEADS={HEADS} is every head of {MODEL}: there are no others to compare with. Take fewer.")
 draws = []
 while len(draws) < DRAWS:
     some = torch.randperm(len(everything), generator=generator)[: len(circuit)].tolist()
