@@ -40,7 +40,7 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/python -m mihack check
 	@# two tests at a time, each with one thread: two threads each would be in each other's way
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 verify: $(READY)
 	$(BIN)/python scripts/verify.py
