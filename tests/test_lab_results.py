@@ -95,6 +95,31 @@ class TestTheRunFolder:
         assert all(folder.is_dir() for folder in folders)
 
 
+class TestCtrlC:
+    CODE = """
+import sys
+from mihack.lab.results import start_run
+SEED = 0
+sys.argv = ["experiment.py", "--device", "cpu"]
+start_run(globals())
+raise {error}
+"""
+
+    def ended(self, error: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", self.CODE.format(error=error)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+
+    def test_it_is_told_in_a_line_with_the_folder_of_the_run(self, tmp_path: Path) -> None:
+        done = self.ended("KeyboardInterrupt", tmp_path)
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+        assert "Stopped. What there is of this run is in results" in done.stderr
+
+    def test_any_other_error_is_shown_in_full(self, tmp_path: Path) -> None:
+        assert "Traceback" in self.ended("ValueError('mine')", tmp_path).stderr
+
+
 class TestWriting:
     @given(documents)
     @settings(max_examples=150, deadline=None)

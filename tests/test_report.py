@@ -57,6 +57,14 @@ def page(repo: Path) -> str:
 
 
 class TestWhatItHolds:
+    @pytest.mark.parametrize("place", ["experiment.py", "gone/report.html"])
+    def test_it_is_written_nowhere_but_in_an_html_file(self, repo: Path, place: str) -> None:
+        before = (repo / "experiment.py").read_bytes()
+        done = report(repo, "--output", place)
+        assert done.returncode == 1
+        assert "give a file that ends in .html" in done.stderr
+        assert (repo / "experiment.py").read_bytes() == before
+
     def test_question_settings_expectation_figure_environment_and_limits(self, repo: Path) -> None:
         html = page(repo)
         for text in (

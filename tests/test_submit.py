@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from test_report import run
 
 from mihack.commands.submit import submit_command
+from mihack.errors import MihackError
 
 WRITTEN = "# Counting\n\nAuthors: Ada\n\n" + "".join(
     f"## {name}\n\nWe counted.\n\n"
@@ -66,6 +67,33 @@ class TestTheArchive:
         (repo / "__pycache__" / "a.pyc").write_bytes(b"x")
         submit("--output", "again.zip")
         assert Path("again.zip").read_bytes() == first
+
+    @pytest.mark.parametrize(
+        ("place", "said"),
+        [
+            ("REPORT.md", "not named like one"),
+            ("gone/hand-in.zip", "there is no folder"),
+            ("notes.zip", "is no archive"),
+            (".", "not named like one"),
+        ],
+    )
+    def test_it_replaces_nothing_but_an_archive(self, repo: Path, place: str, said: str) -> None:
+        (repo / "notes.zip").write_text("ours", "utf-8")
+        done = submit("--output", place)
+        assert isinstance(done.exception, MihackError)
+        assert said in done.exception.message
+        assert (repo / "REPORT.md").read_text("utf-8") == WRITTEN
+        assert (repo / "notes.zip").read_text("utf-8") == "ours"
+
+    def test_a_write_that_fails_leaves_nothing_half(
+        self, repo: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("mihack.handin.archive.os.replace", full)
+        assert submit().exit_code != 0
+        assert not list(repo.glob("submission*"))
 
     def test_check_writes_nothing(self, repo: Path) -> None:
         before = sorted(repo.rglob("*"))

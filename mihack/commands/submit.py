@@ -30,6 +30,7 @@ def submit_command(check: bool, output: Path | None, skip_notebook: bool, as_jso
 
     repo = find()
     root, target = repo.root, (output or repo.root / "submission.zip").absolute()
+    archive.check_place(target)
     runs = latest(runs_in(root / "results")[0])
     names = [name for name in files.listed(root) if root / name not in {target, root / "submission.zip"}]
     evidence = [path for run in runs for path in (*run.folder.glob("*.json"), *run.figures)]

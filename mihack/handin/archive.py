@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mihack.errors import MihackError
+
 MANIFEST = "manifest.json"
 _WHEN = (1980, 1, 1, 0, 0, 0)
 
@@ -33,8 +35,23 @@ def packed(files: Mapping[str, bytes], about: Mapping[str, Any]) -> bytes:
     return made.getvalue()
 
 
+def check_place(path: Path) -> None:
+    """Raise MihackError if an archive may not be written to ``path``: it replaces nothing but an archive."""
+    hint = "Give a file that ends in .zip, in a folder that is there: --output ../hand-in.zip"
+    if path.suffix.lower() != ".zip":
+        raise MihackError(f"the archive is a .zip file, and {path} is not named like one", hint=hint)
+    if not path.parent.is_dir():
+        raise MihackError(f"there is no folder {path.parent}", hint=hint)
+    if path.exists() and not (path.is_file() and zipfile.is_zipfile(path)):
+        raise MihackError(f"{path} is there and is no archive: it stays as it is", hint=hint)
+
+
 def save(content: bytes, path: Path) -> None:
     """Write through a temporary file: an archive is whole or not there."""
     temporary = path.with_name(path.name + ".writing")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)  # noqa: PTH105
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)  # noqa: PTH105
+    except BaseException:  # a full disk, Ctrl-C: leave nothing half
+        temporary.unlink(missing_ok=True)
+        raise

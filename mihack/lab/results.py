@@ -18,10 +18,11 @@ import platform
 import random
 import sys
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -104,6 +105,8 @@ def start_run(namespace: MutableMapping[str, Any]) -> Run:
     torch.manual_seed(seed)
     device = choose_device(flags.device)
     folder = new_folder(Path(flags.out), seed)
+    if not in_notebook():
+        sys.excepthook = _stopped(folder)
     run = Run(device, folder, knobs, read_expected(namespace), flags.check)
     write_json(folder / "config.json", {"knobs": knobs, "device": str(device), "code": _code(namespace)})
     write_json(folder / "environment.json", environment(device))
@@ -114,6 +117,18 @@ def _code(namespace: Mapping[str, Any]) -> str | None:
     """The hash of the script that runs, so that a report can tell a run from before a change."""
     script = namespace.get("__file__")
     return code_hash(Path(str(script))) if script else None
+
+
+def _stopped(folder: Path) -> Callable[..., None]:
+    """An excepthook that says in one line that Ctrl-C ended the run; any other error is shown in full."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print(f"\nStopped. What there is of this run is in {folder}", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    return hook
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -29,6 +29,8 @@ try:
     runs = named(asked.runs) if asked.runs else latest(runs_in(Path("results"))[0])
 except NotComparable as fault:
     sys.exit(str(fault))
+if asked.output.suffix != ".html" or not asked.output.parent.is_dir():
+    sys.exit(f"{asked.output}: give a file that ends in .html, in a folder that is there")
 if not runs:
     sys.exit("No finished run in results/ yet. First: python experiment.py")
 
