@@ -311,3 +311,25 @@ def test_ctrl_c_ends_the_command_cleanly(tmp_path: Path) -> None:
         rest = started.stdout.read()
         assert started.wait(timeout=30) == 0
     assert "Traceback" not in rest
+
+
+def test_ctrl_c_as_soon_as_the_address_is_printed_closes_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page:
+        closed = False
+
+        def launch(self, **_: object) -> tuple[None, str, None]:
+            return None, "http://127.0.0.1:7860/", None
+
+        def block_thread(self) -> None:
+            raise AssertionError("not reached")
+
+        def close(self) -> None:
+            self.closed = True
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.print", interrupted)
+    made = Page()
+    assert neuroscope.launch(made) == "http://127.0.0.1:7860/"
+    assert made.closed

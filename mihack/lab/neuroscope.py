@@ -174,13 +174,15 @@ def launch(made: Any, port: int | None = None, *, block: bool = True) -> str:
         server_name=HERE, server_port=port, share=False, quiet=True, css=STYLE, footer_links=[],
         ssr_mode=False, prevent_thread_lock=True,
     )  # fmt: skip
-    print(f"The page is at {url} (Ctrl-C ends it)", flush=True)
-    if block:
-        try:
+    try:
+        # The address is printed inside the try: Ctrl-C may come as soon as it can be read.
+        print(f"The page is at {url} (Ctrl-C ends it)", flush=True)
+        if block:
             made.block_thread()
-        except (KeyboardInterrupt, OSError):
-            pass
-        finally:
+    except (KeyboardInterrupt, OSError):
+        pass
+    finally:
+        if block:
             made.close()
     return str(url)
 
