@@ -296,13 +296,19 @@ class TestPage:
             assert [(found["id"], found["nodes"][0]["html"]) for found in result["violations"]] == []
 
 
+def heeds_ctrl_c() -> None:
+    """A shell's background job ignores SIGINT, and its children with it: not this one."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_ends_the_command_cleanly(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="gradio is not installed")
     command = [sys.executable, "-m", "mihack.lab.neuroscope", "--tokens", "500"]
     where = {**os.environ, "PYTHONPATH": str(Path(neuroscope.__file__).parents[2])}
     with subprocess.Popen(
-        command, cwd=tmp_path, env=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as started:
+        command, cwd=tmp_path, env=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=heeds_ctrl_c,
+    ) as started:  # fmt: skip
         assert started.stdout is not None
         for line in started.stdout:
             if "The page is at http://127.0.0.1:" in line:
@@ -313,23 +319,58 @@ def test_ctrl_c_ends_the_command_cleanly(tmp_path: Path) -> None:
     assert "Traceback" not in rest
 
 
-def test_ctrl_c_as_soon_as_the_address_is_printed_closes_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Page:
-        closed = False
+class SomePage:
+    """Stands for gradio's page: its server is always up, and remembers whether it was closed."""
 
-        def launch(self, **_: object) -> tuple[None, str, None]:
-            return None, "http://127.0.0.1:7860/", None
+    closed = False
 
-        def block_thread(self) -> None:
-            raise AssertionError("not reached")
+    def launch(self, **_: object) -> tuple[None, str, None]:
+        return None, "http://127.0.0.1:7860/", None
 
-        def close(self) -> None:
-            self.closed = True
+    def block_thread(self) -> None:
+        raise AssertionError("not reached")
 
-    def interrupted(*_: object, **__: object) -> None:
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes while the address is being printed."""
+
+    def press(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("builtins.print", interrupted)
-    made = Page()
-    assert neuroscope.launch(made) == "http://127.0.0.1:7860/"
+    monkeypatch.setattr("builtins.print", press)
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_ctrl_c_as_soon_as_the_address_is_printed_closes_the_page() -> None:
+    made = SomePage()
+    try:
+        neuroscope.launch(made)
+    except KeyboardInterrupt:  # pytest itself would stop at it
+        pytest.fail("Ctrl-C got out of launch")
     assert made.closed
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_ctrl_c_is_the_callers_own_where_launch_does_not_block() -> None:
+    made = SomePage()
+    with pytest.raises(KeyboardInterrupt):
+        neuroscope.launch(made, block=False)
+    assert not made.closed
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    where = {**os.environ, "PYTHONPATH": str(Path(neuroscope.__file__).parents[2])}
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        command = [sys.executable, "-m", "mihack.lab.neuroscope", "--tokens", "500", "--port", str(port)]
+        ended = subprocess.run(command, cwd=tmp_path, env=where, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert f"port {port} is taken. Choose another with --port" in ended.stderr
+    assert "Traceback" not in ended.stderr

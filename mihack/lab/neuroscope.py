@@ -169,21 +169,29 @@ def page(scope: Scope, name: str) -> Any:
 
 
 def launch(made: Any, port: int | None = None, *, block: bool = True) -> str:
-    """Serve the page on this machine alone and return its address; with ``block``, until Ctrl-C."""
-    _, url, _ = made.launch(
-        server_name=HERE, server_port=port, share=False, quiet=True, css=STYLE, footer_links=[],
-        ssr_mode=False, prevent_thread_lock=True,
-    )  # fmt: skip
+    """Serve the page on this machine alone and return its address; with ``block``, until Ctrl-C.
+
+    Raises OSError if the port is taken, or no port from 7860 on is free.
+    """
     try:
-        # The address is printed inside the try: Ctrl-C may come as soon as it can be read.
-        print(f"The page is at {url} (Ctrl-C ends it)", flush=True)
-        if block:
-            made.block_thread()
-    except (KeyboardInterrupt, OSError):
+        _, url, _ = made.launch(
+            server_name=HERE, server_port=port, share=False, quiet=True, css=STYLE, footer_links=[],
+            ssr_mode=False, prevent_thread_lock=True,
+        )  # fmt: skip
+    except OSError as error:  # gradio's own words name its variables, not our --port
+        wanted = "no port from 7860 on is free" if port is None else f"port {port} is taken"
+        raise OSError(f"The page cannot be served: {wanted}. Choose another with --port") from error
+    told = f"The page is at {url} (Ctrl-C ends it)"
+    if not block:
+        print(told, flush=True)
+        return str(url)
+    try:
+        print(told, flush=True)  # inside: Ctrl-C may come as soon as the address can be read
+        made.block_thread()
+    except KeyboardInterrupt:
         pass
     finally:
-        if block:
-            made.close()
+        made.close()
     return str(url)
 
 
@@ -212,10 +220,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flags.model, flags.text, tokens=flags.tokens, layers=flags.layers,
             dictionary=flags.dictionary, hook=flags.hook, device=flags.device,
         )  # fmt: skip
+        launch(page(scope, Path(flags.model).name), flags.port)
     except (ModelError, DataError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    launch(page(scope, Path(flags.model).name), flags.port)
     return 0
 
 
