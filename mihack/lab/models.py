@@ -108,7 +108,7 @@ def is_embedded(folder: Path) -> bool:
 
 
 def checkpoints(name: str | Path) -> list[int]:
-    """The training steps of which an embedded model carries weights; the last is the model itself."""
+    """The training steps of which an embedded model carries weights; the finished model is not among them."""
     folder = find(name)
     paths = () if folder is None else (folder / "checkpoints").glob("step*.safetensors")
     return sorted(int(path.stem.removeprefix("step")) for path in paths)
