@@ -76,20 +76,27 @@ def parse() -> argparse.Namespace:
 
 
 def representatives(index: Index) -> list[str]:
-    """Problems with an experiment of their own, and one for each experiment that only comes near others."""
+    """Problems with an experiment of their own, and one for each other set of parameters.
+
+    So every problem's repo runs the same script, with the same knobs, as one of these.
+    """
     started = {key: item["starter"] for key, item in index.problems.items() if item["starter"]}
     wanted = [key for key, starter in started.items() if starter["fit"] == "exact"]
-    seen = {experiment(index, started[key]) for key in wanted}
+    seen = {parameters(index, started[key]) for key in wanted}
     for key, starter in started.items():
-        if experiment(index, starter) not in seen:
-            seen.add(experiment(index, starter))
+        if parameters(index, starter) not in seen:
+            seen.add(parameters(index, starter))
             wanted.append(key)
     return wanted
 
 
-def experiment(index: Index, starter: dict[str, Any]) -> tuple[str, str]:
-    """A card's starter, and which of its experiments."""
-    return starter["name"], starter["parameters"][index.starters[starter["name"]]["selector"]]
+def parameters(index: Index, starter: dict[str, Any]) -> str:
+    """A card's experiment with the value of every knob that its starter's cards may set."""
+    selector = index.starters[starter["name"]]["selector"]
+    name = starter["parameters"][selector]
+    knobs = index.starters[starter["name"]]["experiments"][name]["knobs"]
+    values = {key: knob["default"] for key, knob in knobs.items()} | starter["parameters"]
+    return json.dumps([starter["name"], values], sort_keys=True)
 
 
 def prepared(index: Index, number: str, store: Path) -> Path:

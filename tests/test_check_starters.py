@@ -91,6 +91,7 @@ def test_knobs_are_read_without_running_the_script(capsys: pytest.CaptureFixture
         ('"one, two"', "one, two", "a text with a comma needs quotes inside { }"),
         ("{order: up}", "{ordr: up}", "sort.yaml:10: expected[0].when.ordr: is no knob of sort.py"),
         ("[0, 1.0e-5]", "[1, 0]", "sort.yaml:11: expected[1]: between is [low, high]"),
+        ("seconds: 25", "seconds: 25\ncheckpoints: [step]", "checkpoints names step: no knob of this"),
         ("seconds: 25", "seconds: fast", "sort.yaml:7: seconds: is 'fast'; input should be a valid"),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from baking import bake, problem, tiny  # noqa: F401
+from baking import ABOUT, bake, problem, tiny  # noqa: F401
 
 from mihack import shipped
 from mihack.errors import MihackError
@@ -186,6 +186,12 @@ def test_the_gpu_check_is_the_doctor_and_needs_no_mihack() -> None:
 class TestModelsThatTravel:
     """An experiment on an embedded model brings it along, in the repo and inside the notebook."""
 
+    STEPS: ClassVar[dict[str, Any]] = {
+        "models": ["dwarf"],
+        "checkpoints": ["n"],
+        "knobs": {**ABOUT["knobs"], "n": {"help": "a training step", "choices": None, "min": -1, "max": 9}},
+    }
+
     @pytest.fixture
     def zoo(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "zoo" / "dwarf" / "checkpoints").mkdir(parents=True)
@@ -204,9 +210,24 @@ class TestModelsThatTravel:
         assert {"models/tokenizer.json", "models/dwarf/README.md", "texts/rhyme.txt"} <= set(files)
         assert not any("checkpoints" in path for path in files)
 
-    def test_checkpoints_come_along_where_asked_for(self, zoo: Path) -> None:
-        files = bake(about={"models": ["dwarf"], "checkpoints": True})
-        assert files["models/dwarf/checkpoints/step00001.safetensors"] == b"early"
+    @pytest.mark.parametrize(("step", "there"), [("1", True), ("2", False)])
+    def test_the_checkpoint_comes_along_whose_step_a_knob_holds(
+        self, zoo: Path, step: str, there: bool
+    ) -> None:
+        (zoo / "dwarf" / "checkpoints" / "step00002.safetensors").write_bytes(b"later")
+        files = bake(about=self.STEPS, settings={"n": step})
+        assert ("models/dwarf/checkpoints/step00001.safetensors" in files) is there
+        assert ("models/dwarf/checkpoints/step00002.safetensors" in files) is not there
+
+    def test_the_finished_model_needs_no_checkpoint(self, zoo: Path) -> None:
+        files = bake(about=self.STEPS, settings={"n": "-1"})
+        assert "models/dwarf/model.safetensors" in files
+        assert not any("checkpoints" in path for path in files)
+
+    def test_a_step_that_was_not_kept_is_an_error_that_lists_those_that_were(self, zoo: Path) -> None:
+        with pytest.raises(MihackError, match="n=7: no such checkpoint") as caught:
+            bake(about=self.STEPS, settings={"n": "7"})
+        assert caught.value.hint == "dwarf has the steps 1; -1: the finished model"
 
     def test_the_notebook_alone_writes_the_same_bytes(
         self, zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -75,7 +75,9 @@ class Experiment(Strict):
     models: Annotated[list[Slug], Distinct] = Field(
         default=[], description="The embedded models of mihack/zoo that the repo carries."
     )
-    checkpoints: bool = Field(default=False, description="Whether their training checkpoints come along.")
+    checkpoints: Annotated[list[KnobName], Distinct] = Field(
+        default=[], description="Knobs that hold a training step of theirs: these checkpoints come along."
+    )
     texts: Annotated[list[Slug], Distinct] = Field(
         default=[], description="The texts of mihack/zoo/texts that the repo carries."
     )
@@ -85,6 +87,12 @@ class Experiment(Strict):
     look_at: Markdown = Field(description="What the figure shows, in Markdown.")
     next: Annotated[list[Paragraph], Field(min_length=1)] = Field(description="What to try next.")
     references: Annotated[list[Slug], Distinct] = Field(default=[], description="Keys of works.yaml.")
+
+    @model_validator(mode="after")
+    def _checkpoints_are_knobs(self) -> Experiment:
+        if unknown := [name for name in self.checkpoints if name not in self.knobs]:
+            raise ValueError(f"checkpoints names {', '.join(unknown)}: no knob of this experiment")
+        return self
 
 
 class Starter(Strict):

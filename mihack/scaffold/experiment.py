@@ -141,16 +141,18 @@ def zoo_dir() -> Path:
 def carried_models(experiment: Experiment) -> dict[str, bytes]:
     """The embedded models and texts that the experiment uses, where ``lab/models.py`` looks for them.
 
-    Checkpoints come along where the experiment asks (``checkpoints: true``): they weigh ten times as much.
+    Of the checkpoints only those come along whose training steps stand in the knobs that the experiment
+    names (``checkpoints: [early, late]``; -1 is the finished model): all of them weigh ten times as much.
     """
     zoo = zoo_dir()
     names = [str(name) for name in experiment.about.get("models", [])]
     files = {f"models/{name}/{part}": zoo / name / part for name in names for part in MODEL_FILES}
-    if experiment.about.get("checkpoints"):
-        steps = [
-            path for name in names for path in sorted((zoo / name / "checkpoints").glob("*.safetensors"))
-        ]
-        files |= {f"models/{path.relative_to(zoo).as_posix()}": path for path in steps}
+    for knob in experiment.about.get("checkpoints", []):
+        step = experiment.knobs[str(knob).upper()]
+        parts = [] if step == -1 else [f"{name}/checkpoints/step{step:05}.safetensors" for name in names]
+        if absent := [part for part in parts if not (zoo / part).is_file()]:
+            raise MihackError(f"{knob}={step}: no such checkpoint", hint=_steps(zoo, absent[0]))
+        files |= {f"models/{part}": zoo / part for part in parts}
     if names:
         files["models/tokenizer.json"] = zoo / "tokenizer.json"
     for name in experiment.about.get("texts", []):
@@ -160,6 +162,12 @@ def carried_models(experiment: Experiment) -> dict[str, bytes]:
             where = path.relative_to(zoo)
             raise MihackError(f"the experiment {experiment.name} needs mihack/zoo/{where}: not there")
     return {name: path.read_bytes() for name, path in sorted(files.items())}
+
+
+def _steps(zoo: Path, absent: str) -> str:
+    """The training steps that a model's folder has weights of."""
+    steps = sorted(int(path.stem[4:]) for path in (zoo / absent).parent.glob("step*.safetensors"))
+    return f"{absent.split('/')[0]} has the steps {', '.join(map(str, steps))}; -1: the finished model"
 
 
 def _lab_imports(cell: Cell) -> list[str]:
