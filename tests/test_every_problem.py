@@ -42,6 +42,13 @@ def test_a_problem_without_an_experiment_says_what_to_do_instead(number: str) ->
     assert "mihack " in (caught.value.hint or "")
 
 
+def test_every_warm_up_says_what_to_replace() -> None:
+    started = {key: INDEX.problems[key]["starter"] for key in STARTED}
+    near = {key: starter for key, starter in started.items() if starter["fit"] == "near"}
+    assert near
+    assert not [key for key, starter in near.items() if not starter.get("note")]
+
+
 @pytest.mark.parametrize("number", STARTED)
 class TestRepo:
     def test_script_notebook_and_project_are_well_formed(self, number: str) -> None:
