@@ -267,7 +267,8 @@ def report(index: Index, records: list[dict[str, Any]], seeds: list[int]) -> str
         "shows the same; on a busy one it shows more, and so does this, a little.",
         "",
         f"**{met} of {len(records)} runs met every expectation**, for {len(by_problem)} problems of "
-        f"{len(index.problems)}: those that have an experiment of their own."
+        f"{len(index.problems)}: those that have an experiment of their own, and one for each other set of",
+        "parameters. Every other problem's repo runs the same script with the same knobs as one of these."
         + (f" {absent} runs are still to be made." if absent else ""),
         "",
         "| problem | experiment | processor seconds, per seed | expectation | found, per seed | met |",
