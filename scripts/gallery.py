@@ -30,10 +30,10 @@ SHOWN: dict[str, list[str]] = {
     "probe-world": ["othello"],
     "circuit": ["behaviour"],
     "heads": ["survey"],
-    "training-dynamics": ["grokking"],
+    "training-dynamics": ["grokking", "induction"],
     "neuroscope": ["neurons"],
     "techniques": ["known-circuit"],
-    "model-diff": ["finetune"],
+    "model-diff": ["finetune", "checkpoints"],
     "vision": ["neurons", "forming"],
     "rl": ["misgeneralise"],
 }
