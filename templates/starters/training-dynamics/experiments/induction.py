@@ -184,7 +184,8 @@ def steepest(name: str) -> float:
 
     After the first tenth: there every model learns to copy whatever has occurred.
     """
-    return max(rises(name, "in-context score")[WINDOW:])
+    found = rises(name, "in-context score")
+    return max(found[WINDOW:] or found)
 
 
 # %% [markdown]
