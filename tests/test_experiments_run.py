@@ -21,16 +21,6 @@ INDEX = load()
 ROOT = Path(__file__).parent.parent
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
-# One problem for each experiment script: a short run of every one of them.
-FIRST_OF_EACH: dict[str, str] = {}
-for _fit in ("exact", "near"):  # some experiments are a warm-up wherever they are used
-    for _number, _item in INDEX.problems.items():
-        _starter = _item["starter"]
-        if _starter is None or _starter["fit"] != _fit:
-            continue
-        _selector = INDEX.starters[_starter["name"]]["selector"]
-        FIRST_OF_EACH.setdefault(f"{_starter['name']}/{_starter['parameters'][_selector]}", _number)
-
 # Whole runs: a variant of each starter, and those that the project's promises name.
 WHOLE = {
     "3.3": "modular addition mod 113",
@@ -38,7 +28,33 @@ WHOLE = {
     "3.21": "a rotary previous-token head",
     "1.1": "a language model",
     "4.25": "five features in two dimensions",
+    "2.2": "a circuit",
+    "3.20": "Othello",
+    "5.7": "the induction phase change",
+    "6.8": "techniques on a known circuit",
+    "6.20": "a survey of heads",
+    "6.54": "two checkpoints",
+    "7.1": "a small image network",
+    "8.16": "a policy in a room",
+    "9.1": "top examples of neurons",
+    "NP020": "planted features",
 }
+
+
+def experiment_of(number: str) -> str:
+    """The script that a problem starts from, as ``starter/experiment``."""
+    starter = INDEX.problems[number]["starter"]
+    return f"{starter['name']}/{starter['parameters'][INDEX.starters[starter['name']]['selector']]}"
+
+
+# One problem for each other experiment script: a short run of every one of them.
+FIRST_OF_EACH: dict[str, str] = {}
+for _fit in ("exact", "near"):  # some experiments are a warm-up wherever they are used
+    for _number, _item in INDEX.problems.items():
+        if _item["starter"] and _item["starter"]["fit"] == _fit:
+            FIRST_OF_EACH.setdefault(experiment_of(_number), _number)
+for _number in WHOLE:
+    FIRST_OF_EACH.pop(experiment_of(_number), None)
 
 
 def repo(number: str, folder: Path) -> Path:
@@ -56,6 +72,10 @@ def report(folder: Path) -> dict[str, object]:
     (path,) = (folder / "results").glob("*/metrics.json")
     loaded: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
     return loaded
+
+
+def test_every_starter_has_a_whole_run() -> None:
+    assert {experiment_of(number).split("/")[0] for number in WHOLE} == set(INDEX.starters)
 
 
 @pytest.mark.parametrize("number", WHOLE, ids=WHOLE.values())
@@ -77,7 +97,8 @@ def test_a_whole_run_meets_every_expectation(number: str, tmp_path: Path) -> Non
 def test_a_short_run_of_every_script_measures_every_row(number: str, tmp_path: Path) -> None:
     folder = repo(number, tmp_path)
     knobs = json.loads((folder / "expected.json").read_text(encoding="utf-8"))["knobs"]
-    done = run(folder, *(["--steps", "5"] if "STEPS" in knobs else []))  # some train nothing
+    counts = [name for name in knobs if name == "STEPS" or name.endswith("_STEPS")]
+    done = run(folder, *(word for name in counts for word in (f"--{name.lower().replace('_', '-')}", "5")))
     assert done.returncode == 0, done.stderr
     found = report(folder)
     expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
