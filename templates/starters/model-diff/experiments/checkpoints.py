@@ -56,6 +56,10 @@ try:
     )
 except ModelError as error:
     sys.exit(str(error))
+if EARLY == LATE:
+    sys.exit(f"EARLY and LATE are both {EARLY}: nothing can have changed")
+if early.cfg.n_ctx < 2 * PERIOD + 1:
+    sys.exit(f"PERIOD is {PERIOD}: at most {(early.cfg.n_ctx - 1) // 2} fit into the model's context")
 states = {"early": early.state_dict(), "late": late.state_dict()}
 names = [name for name, value in states["early"].items() if value.is_floating_point()]
 

@@ -22,6 +22,8 @@ Results, figures, checkpoints and the settings of the run land in results/<time>
 # - **1 layer, smeared keys**: both, sooner.
 
 # %%
+import sys
+
 import torch
 from torch.nn import functional as F
 from transformer_lens import TransformerBridgeConfig
@@ -48,6 +50,10 @@ LR = 3e-3  # AdamW, warm-up of ten steps, then constant: a falling rate would da
 # %%
 run = start_run(globals())
 device = run.device
+if D_MODEL % (2 * HEADS):
+    sys.exit(f"D_MODEL is {D_MODEL}, HEADS {HEADS}: heads must be equally wide, and of even width")
+if not SHORTEST <= LONGEST <= LENGTH - 5:
+    sys.exit(f"SHORTEST {SHORTEST} must not exceed LONGEST {LONGEST}, nor that LENGTH less 5, {LENGTH - 5}")
 
 # %% [markdown]
 # ### The data: one block of random tokens per row, repeated to the end
